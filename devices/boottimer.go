@@ -1,0 +1,128 @@
+package devices
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// MarkPort is the I/O port on which a guest reports its boot: each byte
+// written there is a mark. The monitor adds marks of its own.
+const MarkPort = 0x3f0
+
+// maxMarks bounds what a guest can make the monitor remember.
+const maxMarks = 256
+
+// Mark is a point on the boot timeline.
+type Mark struct {
+	Name  string // the monitor's own marks; "" for the guest's
+	Value byte   // what the guest wrote
+	At    time.Time
+	CPU   time.Duration // processor time of the whole process until then
+}
+
+// Guest says that the guest made the mark.
+func (m *Mark) Guest() bool { return m.Name == "" }
+
+// BootTimer collects marks. Its methods may be called from any goroutine.
+type BootTimer struct {
+	mu      sync.Mutex
+	marks   []Mark
+	dropped uint64
+}
+
+// NewBootTimer returns a timer without marks.
+func NewBootTimer() *BootTimer { return &BootTimer{marks: make([]Mark, 0, maxMarks)} }
+
+// CPUTime is the processor time that the process has used so far.
+func CPUTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Record makes a mark of the monitor's now.
+func (t *BootTimer) Record(name string) {
+	t.add(Mark{Name: name, At: time.Now(), CPU: CPUTime()})
+}
+
+// RecordAt makes a mark for a moment in the past.
+func (t *BootTimer) RecordAt(name string, at time.Time, cpu time.Duration) {
+	t.add(Mark{Name: name, At: at, CPU: cpu})
+}
+
+func (t *BootTimer) add(m Mark) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.marks) == maxMarks {
+		t.dropped++
+		return
+	}
+	t.marks = append(t.marks, m)
+}
+
+// Marks returns a copy of the marks in the order in which they were made, and
+// the number that came after the timer was full.
+func (t *BootTimer) Marks() (marks []Mark, dropped uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]Mark(nil), t.marks...), t.dropped
+}
+
+// PortOut makes a mark of every byte.
+func (t *BootTimer) PortOut(port uint16, size int, data []byte) error {
+	if size != 1 {
+		return NewPortError(port, size, data, true)
+	}
+	for _, b := range data {
+		t.add(Mark{Value: b, At: time.Now(), CPU: CPUTime()})
+	}
+	return nil
+}
+
+// PortIn is refused: the port has nothing to say.
+func (t *BootTimer) PortIn(port uint16, size int, data []byte) error {
+	return NewPortError(port, size, data, false)
+}
+
+// A saved state is the count of dropped marks (8 bytes), then for each mark of
+// the guest its value (1 byte), Unix time and CPU time in ns (8 bytes each).
+// The monitor's marks describe the process that made them and are not saved.
+const markStateSize = 17
+
+// SaveState returns the guest's marks.
+func (t *BootTimer) SaveState() ([]byte, error) {
+	marks, dropped := t.Marks()
+	b := binary.LittleEndian.AppendUint64(nil, dropped)
+	for i := range marks {
+		if m := &marks[i]; m.Guest() {
+			b = append(b, m.Value)
+			b = binary.LittleEndian.AppendUint64(b, uint64(m.At.UnixNano()))
+			b = binary.LittleEndian.AppendUint64(b, uint64(m.CPU))
+		}
+	}
+	return b, nil
+}
+
+// LoadState adds saved marks after those that are there.
+func (t *BootTimer) LoadState(state []byte) error {
+	if len(state) < 8 || (len(state)-8)%markStateSize != 0 || (len(state)-8)/markStateSize > maxMarks {
+		return fmt.Errorf("boot timer: saved state has %d bytes, need 8 + n × %d with n up to %d", len(state), markStateSize, maxMarks)
+	}
+	t.mu.Lock()
+	t.dropped += binary.LittleEndian.Uint64(state)
+	t.mu.Unlock()
+	for state = state[8:]; len(state) > 0; state = state[markStateSize:] {
+		t.add(Mark{
+			Value: state[0],
+			At:    time.Unix(0, int64(binary.LittleEndian.Uint64(state[1:]))),
+			CPU:   time.Duration(binary.LittleEndian.Uint64(state[9:])),
+		})
+	}
+	return nil
+}

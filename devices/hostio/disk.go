@@ -1,0 +1,125 @@
+package hostio
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disk is a raw image: a regular file or a block device.
+type Disk struct {
+	fd   int
+	size int64
+	ro   bool
+}
+
+// OpenDisk opens the image at path and locks it: exclusively, or shared with
+// other readers where readOnly is set. The lock is flock(2)'s and ends with
+// the descriptor, so that a killed monitor leaves none behind.
+func OpenDisk(path string, readOnly bool) (*Disk, error) {
+	flags, lock := unix.O_RDWR, unix.LOCK_EX
+	if readOnly {
+		flags, lock = unix.O_RDONLY, unix.LOCK_SH
+	}
+	// O_NONBLOCK keeps the open of a FIFO from hanging; it means nothing for
+	// the files that are accepted.
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		op := "open"
+		if !readOnly {
+			op = "open for writing"
+		}
+		return nil, &DiskError{Op: op, Path: path, Err: err}
+	}
+	d := &Disk{fd: fd, ro: readOnly}
+	if err := d.check(lock); err != nil {
+		unix.Close(fd)
+		return nil, &DiskError{Op: "open", Path: path, Err: err}
+	}
+	return d, nil
+}
+
+// ErrDiskBusy says that another process holds the image's lock.
+var ErrDiskBusy = errors.New("in use by another process (is another VM running on it?)")
+
+func (d *Disk) check(lock int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return err
+	}
+	if t := st.Mode & unix.S_IFMT; t != unix.S_IFREG && t != unix.S_IFBLK {
+		return fmt.Errorf("is a %s, need a regular file or a block device", fileType(st.Mode))
+	}
+	if err := unix.Flock(d.fd, lock|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrDiskBusy
+	} else if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	// After the lock, so that a VM which is ending cannot change it any more.
+	var err error
+	d.size, err = unix.Seek(d.fd, 0, unix.SEEK_END)
+	return err
+}
+
+func fileType(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return "directory"
+	case unix.S_IFIFO:
+		return "FIFO"
+	case unix.S_IFCHR:
+		return "character device"
+	case unix.S_IFSOCK:
+		return "socket"
+	}
+	return "special file"
+}
+
+// Size is the capacity in bytes at the time of OpenDisk.
+func (d *Disk) Size() int64 { return d.size }
+
+// ReadAt fills b. A file that was cut short meanwhile gives EIO.
+func (d *Disk) ReadAt(b []byte, off int64) syscall.Errno { return d.transfer(unix.Pread, b, off) }
+
+// WriteAt stores b. EROFS where the disk is read-only.
+func (d *Disk) WriteAt(b []byte, off int64) syscall.Errno {
+	if d.ro {
+		return syscall.EROFS
+	}
+	return d.transfer(unix.Pwrite, b, off)
+}
+
+// transfer moves all of b: the kernel may move less in one call, at most
+// 0x7ffff000 bytes.
+func (d *Disk) transfer(call func(int, []byte, int64) (int, error), b []byte, off int64) syscall.Errno {
+	for len(b) > 0 {
+		n, err := call(d.fd, b, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return errno(err)
+		}
+		if n <= 0 {
+			return syscall.EIO
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return 0
+}
+
+// Close releases the lock and the descriptor.
+func (d *Disk) Close() error { return unix.Close(d.fd) }
+
+// DiskError is an image that cannot be used.
+type DiskError struct {
+	Op   string // what was tried
+	Path string
+	Err  error
+}
+
+func (e *DiskError) Error() string { return e.Path + ": " + e.Op + ": " + e.Err.Error() }
+
+func (e *DiskError) Unwrap() error { return e.Err }

@@ -1,0 +1,120 @@
+package hypercall
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// PortBase is the port of hypercall 0; FirstPort to LastPort are the ones that
+// can be called.
+const (
+	PortBase  = 0x500
+	FirstPort = PortBase
+	LastPort  = PortBase + numCalls - 1
+)
+
+// Call is the number of a hypercall.
+type Call uint8
+
+// The hypercalls (hvt ABI 2). Number 0 is reserved.
+const (
+	Walltime Call = iota + 1
+	Puts
+	Poll
+	BlockWrite
+	BlockRead
+	NetWrite
+	NetRead
+	HaltCall
+	numCalls = iota + 1
+)
+
+func (c Call) String() string {
+	switch c {
+	case Walltime:
+		return "WALLTIME"
+	case Puts:
+		return "PUTS"
+	case Poll:
+		return "POLL"
+	case BlockWrite:
+		return "BLOCK_WRITE"
+	case BlockRead:
+		return "BLOCK_READ"
+	case NetWrite:
+		return "NET_WRITE"
+	case NetRead:
+		return "NET_READ"
+	case HaltCall:
+		return "HALT"
+	}
+	return fmt.Sprintf("hypercall %d", uint8(c))
+}
+
+// Results of a hypercall, as the guest sees them.
+const (
+	resultOK    = 0
+	resultAgain = 1
+	resultInval = 2
+	resultError = 3 // SOLO5_R_EUNSPEC
+)
+
+// Sizes of the argument structures with their padding, and offsets of their
+// fields: what is not named here is an input at a multiple of eight.
+const (
+	walltimeSize = 8
+
+	putsSize = 16 // 0 pointer, 8 length
+
+	pollSize     = 24 // 0 timeout in ns
+	pollOffReady = 8
+	pollOffRet   = 16
+
+	blockSize   = 40 // 0 handle, 8 offset, 16 pointer, 24 length
+	blockOffRet = 32
+
+	netSize   = 32 // 0 handle, 8 pointer, 16 length (a result too for NET_READ)
+	netOffLen = 16
+	netOffRet = 24
+
+	haltSize   = 16 // 0 cookie, 8 exit status (32 bits)
+	cookieSize = 512
+)
+
+var le = binary.LittleEndian
+
+// InvalidCallError is a hypercall number that does not exist, or belongs to a
+// kind of device that the guest has none of.
+type InvalidCallError struct{ Call Call }
+
+func (e *InvalidCallError) Error() string {
+	return fmt.Sprintf("no hypercall number %d", uint8(e.Call))
+}
+
+// PointerError is a hypercall whose structure, or a pointer in it, leaves the
+// memory that the guest may use.
+type PointerError struct {
+	Call Call
+	What string // which pointer
+	memory.AccessError
+}
+
+func (e *PointerError) Error() string {
+	return fmt.Sprintf("hypercall %v, %s: %v", e.Call, e.What, &e.AccessError)
+}
+
+func (e *PointerError) Unwrap() error { return &e.AccessError }
+
+// Halt is how a guest's own HALT reaches the run loop.
+type Halt struct {
+	Status int32
+	Frame  *TrapFrame // the guest trapped and says where; nil otherwise
+}
+
+func (h *Halt) Error() string { return fmt.Sprintf("guest halted with status %d", h.Status) }
+
+// TrapFrame is what a Solo5 guest leaves at HALT's cookie when it dies of a
+// trap (hvt ABI 2, HALT).
+type TrapFrame struct{ CR2, ErrorCode, RIP, CS, RFLAGS, RSP, SS uint64 }

@@ -1,0 +1,106 @@
+package kvm
+
+import "strconv"
+
+// The names and values below are those of the Linux UAPI header <linux/kvm.h>;
+// abi_test.go compiles that header and compares every one of them.
+
+// apiVersion is the only KVM API version there has been since Linux 2.6.22
+// (Documentation/virt/kvm/api.rst, section 4.1).
+const apiVersion = 12
+
+// ioctl request numbers. The second part of each name says which descriptor
+// takes it, as in the kernel's own documentation.
+const (
+	ioGetAPIVersion     = 0xae00     // system
+	ioCreateVM          = 0xae01     // system
+	ioCheckExtension    = 0xae03     // system, vm
+	ioGetVCPUMmapSize   = 0xae04     // system
+	ioGetSupportedCPUID = 0xc008ae05 // system
+	ioCreateVCPU        = 0xae41     // vm
+	ioSetUserMemory     = 0x4020ae46 // vm
+	ioRun               = 0xae80     // vcpu
+	ioGetRegs           = 0x8090ae81 // vcpu
+	ioSetRegs           = 0x4090ae82 // vcpu
+	ioGetSregs          = 0x8138ae83 // vcpu
+	ioSetSregs          = 0x4138ae84 // vcpu
+	ioSetCPUID2         = 0x4008ae90 // vcpu
+	ioGetTSCKHz         = 0xaea3     // vcpu
+)
+
+// Cap is a capability number for CheckExtension.
+type Cap uint32
+
+// Capabilities that uvm asks about.
+const (
+	CapIRQChip       Cap = 0
+	CapUserMemory    Cap = 3
+	CapExtCPUID      Cap = 7
+	CapNRMemslots    Cap = 10
+	CapIRQFD         Cap = 32
+	CapPIT2          Cap = 33
+	CapIOEventFD     Cap = 36
+	CapGetTSCKHz     Cap = 61
+	CapMaxVCPUs      Cap = 66
+	CapSyncRegs      Cap = 74
+	CapReadonlyMem   Cap = 81
+	CapImmediateExit Cap = 136
+)
+
+// ExitReason says why KVM_RUN returned.
+type ExitReason uint32
+
+// Exit reasons that uvm names; any other prints as a number.
+const (
+	ExitUnknown       ExitReason = 0
+	ExitException     ExitReason = 1
+	ExitIO            ExitReason = 2
+	ExitHypercall     ExitReason = 3
+	ExitDebug         ExitReason = 4
+	ExitHLT           ExitReason = 5
+	ExitMMIO          ExitReason = 6
+	ExitShutdown      ExitReason = 8
+	ExitFailEntry     ExitReason = 9
+	ExitIntr          ExitReason = 10
+	ExitInternalError ExitReason = 17
+	ExitSystemEvent   ExitReason = 24
+	ExitMemoryFault   ExitReason = 39
+)
+
+// String is the name in <linux/kvm.h> without its KVM_EXIT_ prefix.
+func (r ExitReason) String() string {
+	switch r {
+	case ExitUnknown:
+		return "UNKNOWN"
+	case ExitException:
+		return "EXCEPTION"
+	case ExitIO:
+		return "IO"
+	case ExitHypercall:
+		return "HYPERCALL"
+	case ExitDebug:
+		return "DEBUG"
+	case ExitHLT:
+		return "HLT"
+	case ExitMMIO:
+		return "MMIO"
+	case ExitShutdown:
+		return "SHUTDOWN"
+	case ExitFailEntry:
+		return "FAIL_ENTRY"
+	case ExitIntr:
+		return "INTR"
+	case ExitInternalError:
+		return "INTERNAL_ERROR"
+	case ExitSystemEvent:
+		return "SYSTEM_EVENT"
+	case ExitMemoryFault:
+		return "MEMORY_FAULT"
+	}
+	return "exit reason " + strconv.FormatUint(uint64(r), 10)
+}
+
+// Suberror values of ExitInternalError.
+const (
+	SuberrorEmulation = 1 // KVM's instruction emulator refused an instruction
+)

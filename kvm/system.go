@@ -1,0 +1,73 @@
+package kvm
+
+import (
+	"fmt"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// System is the descriptor of /dev/kvm itself.
+type System struct {
+	fd       int
+	mmapSize int // bytes of a vCPU's kvm_run mapping
+}
+
+// Open opens the KVM device, usually /dev/kvm, and checks its API version.
+func Open(path string) (*System, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &OpError{Op: "open " + path, Err: err.(syscall.Errno)}
+	}
+	s := &System{fd: fd}
+	if v, errno := ioctl(fd, ioGetAPIVersion, 0); errno != 0 {
+		err = opError("KVM_GET_API_VERSION on "+path, errno)
+	} else if v != apiVersion {
+		err = fmt.Errorf("%s: KVM API version is %d, need %d", path, v, apiVersion)
+	} else if n, errno := ioctl(fd, ioGetVCPUMmapSize, 0); errno != 0 {
+		err = opError("KVM_GET_VCPU_MMAP_SIZE", errno)
+	} else if n < minRunSize {
+		err = fmt.Errorf("%s: KVM_GET_VCPU_MMAP_SIZE is %d bytes, need %d", path, n, minRunSize)
+	} else {
+		s.mmapSize = int(n)
+		return s, nil
+	}
+	s.Close()
+	return nil, err
+}
+
+// Close releases the descriptor. VMs created from it live on.
+func (s *System) Close() error { return unix.Close(s.fd) }
+
+// Check returns KVM's answer for a capability: 0 absent, 1 present, for some a
+// number (section 4.4).
+func (s *System) Check(c Cap) (int, error) {
+	n, errno := ioctl(s.fd, ioCheckExtension, uintptr(c))
+	return int(n), opError("KVM_CHECK_EXTENSION", errno)
+}
+
+// SupportedCPUID returns the CPUID leaves that KVM can give to a guest
+// (section 4.46).
+func (s *System) SupportedCPUID() (*CPUID, error) {
+	c := &CPUID{}
+	c.table.nent = maxCPUID
+	if errno := ioctlPtr(s.fd, ioGetSupportedCPUID, &c.table); errno != 0 {
+		return nil, opError("KVM_GET_SUPPORTED_CPUID", errno)
+	}
+	return c, nil
+}
+
+// CreateVM makes an empty VM (section 4.2).
+func (s *System) CreateVM() (*VM, error) {
+	fd, errno := ioctl(s.fd, ioCreateVM, 0)
+	if errno != 0 {
+		return nil, opError("KVM_CREATE_VM", errno)
+	}
+	return &VM{fd: int(fd), mmapSize: s.mmapSize}, nil
+}
+
+// CPUID is a table of CPUID leaves in the kernel's own layout.
+type CPUID struct{ table cpuidTable }
+
+// Entries is the table's used part; changes to it are changes to the table.
+func (c *CPUID) Entries() []CPUIDEntry { return c.table.entries[:c.table.nent] }

@@ -1,0 +1,79 @@
+package kvm
+
+import (
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// VCPU is the descriptor of one virtual CPU with its kvm_run mapping.
+type VCPU struct {
+	fd  int
+	run runPage
+
+	// kick orders Kick against Bind, Unbind and Close; see kick.go.
+	kick struct {
+		sync.Mutex
+		tid    int // owner thread, 0 = none
+		closed bool
+	}
+}
+
+// Run enters the guest until its next exit (section 4.10). The result is 0, or
+// what the kernel answered: EINTR after Kick or any signal, EFAULT where the
+// guest touched memory that the host cannot give it. Exit then describes why
+// the guest stopped. It allocates nothing.
+func (v *VCPU) Run() syscall.Errno {
+	_, errno := ioctl(v.fd, ioRun, 0)
+	return errno
+}
+
+// Regs reads the general registers.
+func (v *VCPU) Regs() (Regs, error) {
+	var r Regs
+	return r, opError("KVM_GET_REGS", ioctlPtr(v.fd, ioGetRegs, &r))
+}
+
+// SetRegs writes the general registers.
+func (v *VCPU) SetRegs(r *Regs) error {
+	return opError("KVM_SET_REGS", ioctlPtr(v.fd, ioSetRegs, r))
+}
+
+// Sregs reads segments, descriptor tables and control registers.
+func (v *VCPU) Sregs() (Sregs, error) {
+	var s Sregs
+	return s, opError("KVM_GET_SREGS", ioctlPtr(v.fd, ioGetSregs, &s))
+}
+
+// SetSregs writes segments, descriptor tables and control registers.
+func (v *VCPU) SetSregs(s *Sregs) error {
+	return opError("KVM_SET_SREGS", ioctlPtr(v.fd, ioSetSregs, s))
+}
+
+// SetCPUID decides what the guest's CPUID instruction answers (section 4.20).
+func (v *VCPU) SetCPUID(c *CPUID) error {
+	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, &c.table))
+}
+
+// TSCKHz is the guest's TSC frequency in kHz (section 4.56). The error is EIO
+// where the host's TSC is unstable.
+func (v *VCPU) TSCKHz() (uint64, error) {
+	khz, errno := ioctl(v.fd, ioGetTSCKHz, 0)
+	return uint64(khz), opError("KVM_GET_TSC_KHZ", errno)
+}
+
+// Close unmaps kvm_run and closes the descriptor. Kick afterwards does nothing.
+func (v *VCPU) Close() error {
+	v.kick.Lock()
+	defer v.kick.Unlock()
+	if v.kick.closed {
+		return nil
+	}
+	v.kick.closed = true
+	err := v.run.unmap()
+	if e := unix.Close(v.fd); err == nil {
+		err = e
+	}
+	return err
+}

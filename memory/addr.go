@@ -1,0 +1,61 @@
+// Package memory is guest-physical memory as the monitor sees it: who may
+// touch which byte, and the only place where a guest address becomes host
+// memory.
+//
+// Memory is the monitor's own access, for building a guest before it runs.
+// View is what a guest may reach; every device and hypercall gets the View and
+// nothing else, so that a hypercall can never do more than the guest could.
+package memory
+
+import "strconv"
+
+// PageSize is the smallest unit of protection, in bytes.
+const PageSize = 4096
+
+// Addr is a guest-physical address. It cannot become a pointer outside this
+// package.
+type Addr uint64
+
+func (a Addr) String() string { return "0x" + strconv.FormatUint(uint64(a), 16) }
+
+// Aligned says whether a is a multiple of n, a power of two.
+func (a Addr) Aligned(n uint64) bool { return uint64(a)&(n-1) == 0 }
+
+// Perm says what may be done with guest memory.
+type Perm uint8
+
+// Permissions, to be combined.
+const (
+	Read Perm = 1 << iota
+	Write
+	ReadWrite = Read | Write
+)
+
+func (p Perm) String() string {
+	switch p {
+	case 0:
+		return "no access"
+	case Read:
+		return "read"
+	case Write:
+		return "write"
+	case ReadWrite:
+		return "read-write"
+	}
+	return "perm " + strconv.Itoa(int(p))
+}
+
+// AccessError is an access that leaves guest memory or lacks a permission.
+type AccessError struct {
+	Addr Addr
+	Len  uint64 // bytes
+	Want Perm   // 0 for the monitor's own access, which needs bounds only
+}
+
+func (e *AccessError) Error() string {
+	s := "guest memory access at " + e.Addr.String() + ", " + strconv.FormatUint(e.Len, 10) + " bytes"
+	if e.Want != 0 {
+		s += ": no " + e.Want.String() + " permission there"
+	}
+	return s
+}

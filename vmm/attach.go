@@ -1,0 +1,215 @@
+package vmm
+
+import (
+	"fmt"
+	"io"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices/hostio"
+	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/loader"
+)
+
+// attach opens the host's end of every device in the manifest, fills in what
+// the guest will read there, and returns the hypercalls' configuration. Files
+// come first: an interface is only taken when nothing else can go wrong.
+func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
+	t := hypercall.Config{Console: vm.console(), WakeFD: vm.wake.PollFD(), HostError: vm.hostErrorLogger(m)}
+	disks, err := assign(m, loader.DeviceBlock, len(vm.cfg.Disks), func(i int) string { return vm.cfg.Disks[i].Name })
+	if err != nil {
+		return t, err
+	}
+	nets, err := assign(m, loader.DeviceNet, len(vm.cfg.Nets), func(i int) string { return vm.cfg.Nets[i].Name })
+	if err != nil {
+		return t, err
+	}
+	if err := unattached(m); err != nil {
+		return t, err
+	}
+	for i, h := range disks {
+		if t.Disks[h], err = vm.attachDisk(&vm.cfg.Disks[i], &m.Entries[h]); err != nil {
+			return t, err
+		}
+	}
+	for i, h := range nets {
+		if t.NICs[h], err = vm.attachNet(&vm.cfg.Nets[i], &m.Entries[h]); err != nil {
+			return t, err
+		}
+	}
+	return t, nil
+}
+
+// assign finds the handle of each of n configured devices of type typ and
+// marks them attached: by name, or the n-th takes the n-th.
+func assign(m *loader.Manifest, typ loader.DeviceType, n int, name func(int) string) ([]int, error) {
+	var all []int
+	for h := range m.Entries {
+		if m.Entries[h].Type == typ {
+			all = append(all, h)
+		}
+	}
+	handles := make([]int, n)
+	for i := range handles {
+		h := -1
+		if want := name(i); want != "" {
+			if h = m.Find(want, typ); h < 0 {
+				return nil, &DeviceError{Type: typ, Name: want, Problem: "the guest's manifest does not declare it (" + declared(m, typ) + ")"}
+			}
+		} else if i < len(all) {
+			h = all[i]
+		} else {
+			return nil, &DeviceError{Type: typ, Problem: fmt.Sprintf("number %d is one too many: %s", i+1, declared(m, typ))}
+		}
+		e := &m.Entries[h]
+		if e.Attached {
+			return nil, &DeviceError{Type: typ, Name: e.Name, Problem: "attached twice"}
+		}
+		e.Attached = true
+		handles[i] = h
+	}
+	return handles, nil
+}
+
+// declared lists the manifest's devices of a type, for messages.
+func declared(m *loader.Manifest, typ loader.DeviceType) string {
+	s := ""
+	for i := range m.Entries {
+		if e := &m.Entries[i]; e.Type == typ {
+			s += fmt.Sprintf(", %q", e.Name)
+		}
+	}
+	if s == "" {
+		return fmt.Sprintf("it declares no %v device", typ)
+	}
+	return fmt.Sprintf("it declares %v devices %s", typ, s[2:])
+}
+
+// unattached reports the devices that the guest asks for and nobody gave it.
+func unattached(m *loader.Manifest) error {
+	var missing []loader.Device
+	for _, e := range m.Entries {
+		if !e.Attached && e.Type < loader.DeviceReserved {
+			missing = append(missing, e)
+		}
+	}
+	if len(missing) > 0 {
+		return &UnattachedError{missing}
+	}
+	return nil
+}
+
+// UnattachedError lists devices of the guest's manifest that Config leaves out.
+type UnattachedError struct{ Devices []loader.Device }
+
+func (e *UnattachedError) Error() string {
+	s := ""
+	for i, d := range e.Devices {
+		if i > 0 {
+			s += "; "
+		}
+		s += fmt.Sprintf("%v device %q is not attached", d.Type, d.Name)
+		switch d.Type {
+		case loader.DeviceNet:
+			s += fmt.Sprintf(" (add --net %s=TAP)", d.Name)
+		case loader.DeviceBlock:
+			s += fmt.Sprintf(" (add --disk %s=FILE)", d.Name)
+		}
+	}
+	return s
+}
+
+// DeviceError is a device that Config and the guest's manifest disagree about.
+type DeviceError struct {
+	Type    loader.DeviceType
+	Name    string // "" where the position decides
+	Problem string
+}
+
+func (e *DeviceError) Error() string {
+	if e.Name == "" {
+		return fmt.Sprintf("%v device %s", e.Type, e.Problem)
+	}
+	return fmt.Sprintf("%v device %q: %s", e.Type, e.Name, e.Problem)
+}
+
+func (vm *VM) attachDisk(c *Disk, e *loader.Device) (*hostio.Disk, error) {
+	what := fmt.Sprintf("disk %q", e.Name)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly)
+	if err != nil {
+		return nil, &HostError{what, err}
+	}
+	vm.closers = append(vm.closers, d)
+	size, block := d.Size(), int64(c.BlockSize)
+	if size < block || size%block != 0 {
+		return nil, &CapacityError{Name: e.Name, Path: c.Path, Size: size, BlockSize: c.BlockSize}
+	}
+	e.Capacity, e.BlockSize = uint64(size), uint16(c.BlockSize)
+	return d, nil
+}
+
+// CapacityError is an image that is not made of whole blocks.
+type CapacityError struct {
+	Name, Path string
+	Size       int64 // bytes
+	BlockSize  int   // bytes
+}
+
+func (e *CapacityError) Error() string {
+	if e.Size < int64(e.BlockSize) {
+		return fmt.Sprintf("disk %q: %s is %d bytes, need at least one block of %d", e.Name, e.Path, e.Size, e.BlockSize)
+	}
+	return fmt.Sprintf("disk %q: %s is %d bytes, not a multiple of %d", e.Name, e.Path, e.Size, e.BlockSize)
+}
+
+func (vm *VM) attachNet(c *Net, e *loader.Device) (*hostio.Tap, error) {
+	what := fmt.Sprintf("net %q", e.Name)
+	var t *hostio.Tap
+	var err error
+	if c.FD != nil {
+		t, err = hostio.TapFromFD(*c.FD)
+	} else {
+		t, err = hostio.OpenTap(c.TAP)
+	}
+	if err != nil {
+		return nil, &HostError{what, err}
+	}
+	vm.closers = append(vm.closers, t)
+	e.MAC = c.MAC
+	if e.MAC == [6]byte{} {
+		if _, err := unix.Getrandom(e.MAC[:], 0); err != nil {
+			return nil, &HostError{what, err}
+		}
+		e.MAC[0] = e.MAC[0]&^1 | 2 // unicast, locally administered
+	}
+	e.MTU = uint16(t.MTU())
+	if c.MTU != 0 {
+		e.MTU = uint16(c.MTU)
+	}
+	return t, nil
+}
+
+// console returns where PUTS goes.
+func (vm *VM) console() io.Writer {
+	switch w := vm.cfg.Console.(type) {
+	case nil:
+		return io.Discard
+	case interface{ Fd() uintptr }:
+		return hostio.NewConsole(int(w.Fd()), vm.wake)
+	default:
+		return w
+	}
+}
+
+// hostErrorLogger logs failures of the host's devices. The guest decides how
+// many there are, so that only the 1st, 2nd, 4th, 8th … of a device is logged.
+func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, syscall.Errno) {
+	var counts [hypercall.MaxHandles]uint64
+	return func(dev string, handle int, op string, err syscall.Errno) {
+		counts[handle]++
+		if n := counts[handle]; n&(n-1) == 0 {
+			vm.log.Error(dev+" "+op+" failed", "device", m.Entries[handle].Name, "error", err.Error(), "count", n)
+		}
+	}
+}

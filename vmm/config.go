@@ -1,0 +1,162 @@
+package vmm
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// Config describes a VM. The zero value of each field means its default.
+type Config struct {
+	Kernel string // path of the kernel; the only field without a default
+	// KernelFile is the kernel's content, if it does not lie in a file; Kernel
+	// is then only its name in messages.
+	KernelFile io.ReaderAt
+
+	Args   []string // the guest's command line; joined by single spaces
+	Memory uint64   // bytes, a multiple of 2 MiB up to 4 GiB; 0 = DefaultMemory
+	CPUs   int      // 0 = 1, and hvt guests have no more
+
+	// The n-th net without a name takes the manifest's n-th net device, and
+	// likewise the disks.
+	Nets  []Net
+	Disks []Disk
+
+	// Console takes the guest's output; nil discards it. An *os.File (anything
+	// with an Fd method) is written to directly, and a VM that waits for its
+	// reader can still be stopped; any other Writer has to return by itself.
+	Console io.Writer
+
+	// Log takes the monitor's own words; nil discards them.
+	Log *slog.Logger
+
+	// NoMarks leaves out the boot-time port 0x3f0: a guest that writes there
+	// breaks the ABI, as under Solo5's own tender.
+	NoMarks bool
+
+	// ExecTime is when the process started, for the boot timeline; zero leaves
+	// that mark out.
+	ExecTime time.Time
+
+	// KVM is the path of the KVM device; "" = /dev/kvm.
+	KVM string
+}
+
+// DefaultMemory is the guest memory in bytes when Config.Memory is 0.
+const DefaultMemory = 64 << 20
+
+// Net attaches a TAP interface to a net device of the guest. Exactly one of
+// TAP and FD is set.
+type Net struct {
+	Name string  // device in the guest's manifest; "" = by position
+	TAP  string  // interface, which must exist and be up
+	FD   *int    // inherited TAP descriptor; the VM uses a duplicate
+	MAC  [6]byte // zero = random, locally administered
+	MTU  int     // bytes; 0 = the interface's
+}
+
+// Disk attaches a raw image to a block device of the guest.
+type Disk struct {
+	Name      string // device in the guest's manifest; "" = by position
+	Path      string // regular file or block device
+	ReadOnly  bool   // writes fail, and other readers may use the image
+	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
+}
+
+// ConfigError is a Config that cannot work, whatever the host.
+type ConfigError struct{ Msg string }
+
+func (e *ConfigError) Error() string { return e.Msg }
+
+func configError(format string, args ...any) error {
+	return &ConfigError{fmt.Sprintf(format, args...)}
+}
+
+// HostError is something that the host does not have or does not allow.
+type HostError struct {
+	What string // what was wanted, as: disk "data"
+	Err  error
+}
+
+func (e *HostError) Error() string { return e.What + ": " + e.Err.Error() }
+
+func (e *HostError) Unwrap() error { return e.Err }
+
+const (
+	hvtPage   = 2 << 20 // granularity of an hvt guest's memory: one large page
+	hvtMaxMem = 4 << 30 // what four page directories map
+)
+
+// check validates what needs no look at the host and fills in defaults.
+func (c *Config) check() error {
+	if c.Kernel == "" && c.KernelFile == nil {
+		return configError("no kernel given")
+	}
+	if c.CPUs < 0 || c.CPUs > 1 {
+		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultMemory
+	}
+	switch {
+	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
+		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
+			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	case c.Memory > hvtMaxMem:
+		return configError("guest memory of %s: an hvt guest has at most 4096 MiB", formatBytes(c.Memory))
+	}
+	for i := range c.Nets {
+		n := &c.Nets[i]
+		switch {
+		case (n.TAP == "") == (n.FD == nil):
+			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
+		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
+			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
+		case n.MAC[0]&1 != 0:
+			return configError("net %s: MAC %x is a multicast address (the lowest bit of its first byte is set)", label(n.Name, i), n.MAC)
+		}
+	}
+	for i := range c.Disks {
+		d := &c.Disks[i]
+		if d.Path == "" {
+			return configError("disk %s: no path given", label(d.Name, i))
+		}
+		if d.BlockSize == 0 {
+			d.BlockSize = 512
+		}
+		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
+			return configError("disk %s: block size of %d bytes is not a power of two from 512 to 32768", label(d.Name, i), b)
+		}
+	}
+	return nil
+}
+
+// label names the i-th device of a kind in messages.
+func label(name string, i int) string {
+	if name != "" {
+		return fmt.Sprintf("%q", name)
+	}
+	return fmt.Sprintf("number %d", i+1)
+}
+
+func formatBytes(n uint64) string {
+	if n%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// The low memory of an hvt guest belongs to the monitor (hvt ABI 2, "Guest
+// state at entry").
+const (
+	gpaGDT      memory.Addr = 0x1000
+	gpaPML4     memory.Addr = 0x2000
+	gpaPDPT     memory.Addr = 0x3000
+	gpaPD       memory.Addr = 0x4000 // four of them
+	gpaPT0      memory.Addr = 0x8000
+	gpaBootInfo memory.Addr = 0x10000
+	gpaLowEnd   memory.Addr = 0x100000
+)

@@ -1,0 +1,189 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// FaultKind says what a guest did that ended it.
+type FaultKind int
+
+// The kinds of fault.
+const (
+	FaultTranslation FaultKind = iota // touched memory that the host does not let it
+	FaultMMIO                         // touched an address without memory
+	FaultPort                         // touched a port in a way that nothing answers
+	FaultHypercall                    // called a hypercall that does not exist
+	FaultPointer                      // gave a hypercall a pointer that leaves its memory
+	FaultInternal                     // an instruction that this KVM cannot run
+	FaultEntry                        // the processor refused the guest's state
+	FaultShutdown                     // triple fault
+	FaultHLT                          // halted with nothing that could wake it
+	FaultExit                         // any other exit of KVM
+)
+
+func (k FaultKind) String() string {
+	return [...]string{
+		"host/guest translation fault", "access to an address without memory", "invalid port access",
+		"invalid hypercall", "invalid guest pointer", "KVM internal error", "KVM entry failure",
+		"triple fault", "HLT without an interrupt to wake it", "unhandled KVM exit",
+	}[k]
+}
+
+// GuestError is a guest that did what it must not. It ends the VM.
+type GuestError struct {
+	Kind FaultKind
+	RIP  uint64 // of the faulting instruction; for a port access KVM may be past it
+	Addr uint64 // what was touched: guest-physical, or CR2 for a triple fault
+	Code uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
+	Exit uint32 // KVM's exit reason
+	Insn []byte // bytes at RIP, where they can be read
+	Err  error  // the device's words, for ports and hypercalls
+}
+
+func (e *GuestError) Error() string {
+	s := "guest fault: " + e.Kind.String()
+	switch e.Kind {
+	case FaultTranslation, FaultMMIO, FaultShutdown:
+		if e.Addr != noAddr {
+			s += fmt.Sprintf(", address %#x", e.Addr)
+		}
+	case FaultPort, FaultHypercall, FaultPointer:
+		s += ": " + e.Err.Error()
+	case FaultInternal:
+		s += fmt.Sprintf(" %d", e.Code)
+		if e.Code == kvm.SuberrorEmulation {
+			s += " (its emulator cannot run this instruction)"
+		}
+	case FaultEntry:
+		s += fmt.Sprintf(", hardware reason %#x", e.Code)
+	case FaultExit:
+		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
+	}
+	s += fmt.Sprintf(", rip=%#x", e.RIP)
+	if len(e.Insn) > 0 {
+		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
+	}
+	return s
+}
+
+func (e *GuestError) Unwrap() error { return e.Err }
+
+// noAddr in GuestError.Addr says that KVM does not tell the address.
+const noAddr = ^uint64(0)
+
+// fault completes e with the guest's registers.
+func (vm *VM) fault(e *GuestError) error {
+	e.Exit = uint32(vm.vcpu.Reason())
+	regs, err := vm.vcpu.Regs()
+	if err != nil {
+		return errors.Join(e, err)
+	}
+	e.RIP = regs.RIP
+	switch e.Kind {
+	case FaultShutdown:
+		e.Addr = noAddr
+		if sregs, err := vm.vcpu.Sregs(); err == nil && sregs.CR2 != 0 {
+			e.Addr = sregs.CR2
+		}
+	case FaultInternal:
+		if len(e.Insn) == 0 {
+			e.Insn = vm.bytesAt(e.RIP)
+		}
+	}
+	return e
+}
+
+// bytesAt reads up to one instruction's length of what the guest may read; hvt
+// guests run identity-mapped, so that rip is a physical address.
+func (vm *VM) bytesAt(rip uint64) []byte {
+	const longest = 15
+	size := vm.mem.Size()
+	if rip >= size {
+		return nil
+	}
+	b, err := vm.view.Readable(memory.Addr(rip), min(longest, size-rip))
+	if err != nil {
+		return nil
+	}
+	return append([]byte(nil), b...)
+}
+
+// portFault explains an error of the bus or of a device on it. Only the
+// device's own errors are the guest's fault.
+func (vm *VM) portFault(err error) error {
+	var (
+		halt    *hypercall.Halt
+		port    *devices.PortError
+		call    *hypercall.InvalidCallError
+		pointer *hypercall.PointerError
+	)
+	switch {
+	case errors.As(err, &halt):
+		return err
+	case errors.As(err, &port):
+		return vm.fault(&GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
+	case errors.As(err, &call):
+		return vm.fault(&GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
+	case errors.As(err, &pointer):
+		return vm.fault(&GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
+	}
+	return err
+}
+
+// mmioFault tells a write to protected memory, which page-table KVM reports as
+// MMIO, from an access to an address that has no memory.
+func (vm *VM) mmioFault(m kvm.MMIO) error {
+	kind := FaultMMIO
+	if m.Addr < vm.mem.Size() {
+		kind = FaultTranslation
+	}
+	return vm.fault(&GuestError{Kind: kind, Addr: m.Addr})
+}
+
+// internalFault carries the refused instruction.
+func (vm *VM) internalFault(x kvm.InternalError) error {
+	return vm.fault(&GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
+}
+
+// runError explains what KVM_RUN itself answered.
+func (vm *VM) runError(errno syscall.Errno) error {
+	if errno == syscall.EFAULT {
+		// KVM_RUN leaves the address in kvm_run only on newer kernels.
+		e := &GuestError{Kind: FaultTranslation, Addr: noAddr}
+		if gpa, ok := vm.vcpu.MemoryFault(); ok {
+			e.Addr = gpa
+		}
+		return vm.fault(e)
+	}
+	return &HostError{"KVM_RUN", errno}
+}
+
+// kvmOpenError says what to do about a KVM device that does not open.
+func kvmOpenError(path string, err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		hint = " (no KVM here: load the module kvm_intel or kvm_amd, or enable virtualisation in the firmware; see uvm doctor)"
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		hint = " (add yourself to the group kvm: sudo usermod -aG kvm $USER, then log in again)"
+	}
+	return &HostError{"KVM", fmt.Errorf("%w%s", err, hint)}
+}
+
+// ErrUnstableTSC says that the host cannot tell the TSC's frequency, which hvt
+// guests keep their time by.
+var ErrUnstableTSC = errors.New("host TSC is unstable, cannot continue")
+
+func tscError(err error) error {
+	if errors.Is(err, syscall.EIO) {
+		err = ErrUnstableTSC
+	}
+	return &HostError{"KVM", err}
+}

@@ -1,0 +1,137 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+)
+
+// State is where a VM is in its life.
+type State int
+
+// The states of a VM.
+const (
+	Created State = iota // built, has not run
+	Running              // inside Run
+	Stopped              // Run has returned; it cannot run again
+	Closed               // all resources are released
+)
+
+func (s State) String() string {
+	return [...]string{"created", "running", "stopped", "closed"}[s]
+}
+
+// transitions lists every legal move.
+var transitions = [...][]State{
+	Created: {Running, Closed},
+	Running: {Stopped},
+	Stopped: {Closed},
+	Closed:  {},
+}
+
+// StateError is a call that does not fit the VM's state.
+type StateError struct {
+	From, To State
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("a VM that is %v cannot become %v", e.From, e.To)
+}
+
+// State returns the present state.
+func (vm *VM) State() State {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.state
+}
+
+// move changes the state. vm.mu is held.
+func (vm *VM) move(to State) error {
+	for _, s := range transitions[vm.state] {
+		if s == to {
+			vm.state = to
+			return nil
+		}
+	}
+	return &StateError{vm.state, to}
+}
+
+// Result is how a guest ended that ended by itself.
+type Result struct {
+	Status int        // the status that the guest gave, all 32 bits
+	Trap   *TrapFrame // where the guest trapped, if it says so
+}
+
+// Run runs the guest on the calling goroutine until it halts, breaks, or ctx
+// is done; a guest that never exits is interrupted for that. It can be called
+// once. The error is nil if the guest halted by itself, a *GuestError if it
+// did what it must not, and the cause of ctx if that ended it.
+func (vm *VM) Run(ctx context.Context) (Result, error) {
+	vm.mu.Lock()
+	err := vm.move(Running)
+	vm.mu.Unlock()
+	if err != nil {
+		return Result{}, err
+	}
+	// KVM wants one vCPU to stay on one thread, and Kick needs to know which.
+	runtime.LockOSThread()
+	vm.vcpu.Bind()
+	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
+
+	res, err := vm.loop()
+
+	unwatch()
+	vm.vcpu.Unbind()
+	runtime.UnlockOSThread()
+
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	close(vm.done)
+	vm.move(Stopped)
+	return res, err
+}
+
+// stop ends Run with cause. The first cause wins. It may be called from any
+// goroutine, before and after Run.
+func (vm *VM) stop(cause error) {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.state == Closed {
+		return
+	}
+	if vm.stopCause == nil {
+		vm.stopCause = cause
+	}
+	// The flag comes before the signals: whoever is woken finds it.
+	vm.wake.Signal()
+	vm.vcpu.Kick()
+}
+
+// stopped returns the cause of stop, or nil.
+func (vm *VM) stopped() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.stopCause
+}
+
+// ErrClosed is what Run returns when Close ended it.
+var ErrClosed = fmt.Errorf("VM closed")
+
+// Close stops the guest if it runs and releases the vCPU, the memory and the
+// devices; when it returns, they are gone. It may be called from any
+// goroutine but the one inside Run, and more than once.
+func (vm *VM) Close() error {
+	if vm.State() == Running {
+		vm.stop(ErrClosed)
+		<-vm.done
+	}
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.state == Closed {
+		return nil
+	}
+	if err := vm.move(Closed); err != nil {
+		return err
+	}
+	return vm.release()
+}

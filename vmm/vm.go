@@ -1,0 +1,207 @@
+package vmm
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/devices/hostio"
+	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// TrapFrame is the state of a guest that died of a trap.
+type TrapFrame = hypercall.TrapFrame
+
+// VM is one virtual machine.
+type VM struct {
+	cfg   Config
+	log   *slog.Logger
+	timer *devices.BootTimer
+
+	sys  *kvm.System
+	kvm  *kvm.VM
+	vcpu *kvm.VCPU
+	mem  *memory.Memory
+	view *memory.View
+	wake *hostio.Event
+
+	ports devices.PortBus
+	// closers are the attached host devices, in the order of attachment.
+	closers []io.Closer
+
+	done chan struct{} // closed when Run returns
+
+	mu        sync.Mutex // guards the fields below, and stop against Close
+	state     State
+	stopCause error
+}
+
+// Names of the monitor's own marks on the boot timeline, in their usual order.
+const (
+	MarkExec    = "exec"        // the process started
+	MarkKernel  = "kernel"      // kernel file opened and checked
+	MarkDevices = "devices"     // disks and nets attached
+	MarkKVM     = "kvm-open"    // /dev/kvm open
+	MarkVM      = "vm-create"   // VM created
+	MarkMemory  = "memory"      // guest memory reserved and given to KVM
+	MarkLoad    = "load"        // kernel and boot information in memory
+	MarkEntry   = "first-entry" // about to enter the guest for the first time
+	MarkExit    = "exit"        // the guest has ended
+)
+
+// New builds a VM and leaves it ready to run. When it fails, nothing on the
+// host has changed and nothing stays open. The error is a *ConfigError, a
+// *loader.Error (the kernel) or a *HostError.
+func New(cfg Config) (*VM, error) {
+	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{})}
+	if vm.log == nil {
+		vm.log = slog.New(slog.DiscardHandler)
+	}
+	if !cfg.ExecTime.IsZero() {
+		vm.timer.RecordAt(MarkExec, cfg.ExecTime, 0)
+	}
+	if err := vm.build(); err != nil {
+		vm.release()
+		return nil, err
+	}
+	return vm, nil
+}
+
+// build is all the wiring of a VM: kernel, devices, KVM, memory, vCPU.
+func (vm *VM) build() error {
+	cfg := &vm.cfg
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	img, err := openKernel(cfg)
+	if err != nil {
+		return err
+	}
+	defer img.Close()
+	kernelEnd, err := img.Fit(cfg.Memory)
+	if err != nil {
+		return err
+	}
+	cmdline, err := hvtCommandLine(cfg.Args)
+	if err != nil {
+		return err
+	}
+	vm.timer.Record(MarkKernel)
+
+	if vm.wake, err = hostio.NewEvent(); err != nil {
+		return &HostError{"wake-up event", err}
+	}
+	table, err := vm.attach(img.Manifest)
+	if err != nil {
+		return err
+	}
+	vm.timer.Record(MarkDevices)
+
+	if err := vm.createVM(); err != nil {
+		return err
+	}
+	vm.timer.Record(MarkMemory)
+
+	if err := img.Load(vm.mem); err != nil {
+		return err
+	}
+	tscKHz, err := vm.vcpu.TSCKHz()
+	if err != nil {
+		return tscError(err)
+	}
+	info := hvtBootInfo{MemSize: cfg.Memory, KernelEnd: uint64(kernelEnd), TSCHz: tscKHz * 1000}
+	if err := writeBootInfo(vm.mem, info, img.Manifest, cmdline); err != nil {
+		return err
+	}
+	if vm.view, err = hvtView(vm.mem, img); err != nil {
+		return err
+	}
+	if err := bootRing0(vm.mem, vm.vcpu, img.Entry); err != nil {
+		return err
+	}
+	if err := protectSegments(vm.mem, img); err != nil {
+		return err
+	}
+
+	table.View = vm.view
+	if err := vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)); err != nil {
+		return err
+	}
+	if !cfg.NoMarks {
+		if err := vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer); err != nil {
+			return err
+		}
+	}
+	vm.timer.Record(MarkLoad)
+	return nil
+}
+
+func openKernel(cfg *Config) (*loader.Image, error) {
+	if cfg.KernelFile != nil {
+		return loader.Parse(cfg.Kernel, cfg.KernelFile)
+	}
+	return loader.Open(cfg.Kernel)
+}
+
+// createVM makes the KVM side: VM, memory slot, vCPU.
+func (vm *VM) createVM() (err error) {
+	path := vm.cfg.KVM
+	if path == "" {
+		path = "/dev/kvm"
+	}
+	if vm.sys, err = kvm.Open(path); err != nil {
+		return kvmOpenError(path, err)
+	}
+	vm.timer.Record(MarkKVM)
+	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
+		return &HostError{"KVM", err}
+	}
+	vm.timer.Record(MarkVM)
+	if vm.vcpu, err = vm.kvm.CreateVCPU(0); err != nil {
+		return &HostError{"KVM", err}
+	}
+	cpuid, err := vm.sys.SupportedCPUID()
+	if err != nil {
+		return &HostError{"KVM", err}
+	}
+	if err := vm.vcpu.SetCPUID(cpuid); err != nil {
+		return &HostError{"KVM", err}
+	}
+	if vm.mem, err = memory.New(vm.cfg.Memory); err != nil {
+		return &HostError{"memory", err}
+	}
+	if err := vm.kvm.SetMemory(0, 0, vm.mem.Host()); err != nil {
+		return &HostError{"KVM", err}
+	}
+	return nil
+}
+
+// release gives back whatever was acquired, in the reverse order.
+func (vm *VM) release() error {
+	var errs []error
+	shut := func(c io.Closer, have bool) {
+		if have {
+			errs = append(errs, c.Close())
+		}
+	}
+	shut(vm.vcpu, vm.vcpu != nil)
+	shut(vm.kvm, vm.kvm != nil)
+	shut(vm.sys, vm.sys != nil)
+	shut(vm.mem, vm.mem != nil)
+	for i := len(vm.closers) - 1; i >= 0; i-- {
+		shut(vm.closers[i], true)
+	}
+	vm.closers = nil
+	shut(vm.wake, vm.wake != nil)
+	return errors.Join(errs...)
+}
+
+// Timeline returns the boot marks so far, the monitor's and the guest's, in
+// the order in which they were made, and how many came after the list was
+// full. It may be called from any goroutine.
+func (vm *VM) Timeline() (marks []devices.Mark, dropped uint64) { return vm.timer.Marks() }
