@@ -17,10 +17,11 @@ const (
 
 // Error is a kernel file that cannot be loaded.
 type Error struct {
-	Kind   ErrorKind
-	Path   string
-	Detail string // what and where
-	Err    error  // cause, for ErrOpen
+	Kind    ErrorKind
+	Path    string
+	Version uint32 // for ErrABIVersion: the version asked for
+	Detail  string // what and where
+	Err     error  // cause, for ErrOpen
 }
 
 func (e *Error) Error() string {

@@ -96,7 +96,7 @@ func (img *Image) readABI(phdrs []phdr) error {
 		return &Error{Kind: ErrTarget, Path: img.Path, Detail: fmt.Sprintf("built for Solo5's target %s, need hvt", targetName(img.ABI.Target))}
 	}
 	if img.ABI.Version != abiVersionHVT {
-		return &Error{Kind: ErrABIVersion, Path: img.Path, Detail: fmt.Sprintf("built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)}
+		return &Error{Kind: ErrABIVersion, Path: img.Path, Version: img.ABI.Version, Detail: fmt.Sprintf("built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)}
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ type Net struct {
 	Name string  // device in the guest's manifest; "" = by position
 	TAP  string  // interface, which must exist and be up
 	FD   *int    // inherited TAP descriptor; the VM uses a duplicate
-	MAC  [6]byte // zero = random, locally administered
+	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
 }
 
@@ -115,8 +115,6 @@ func (c *Config) check() error {
 			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
 		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
-		case n.MAC[0]&1 != 0:
-			return configError("net %s: MAC %x is a multicast address (the lowest bit of its first byte is set)", label(n.Name, i), n.MAC)
 		}
 	}
 	for i := range c.Disks {

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/vmm"
+)
+
+func runMain(args []string) int {
+	s, status := runSettings(args)
+	if status >= 0 {
+		return status
+	}
+	log, err := s.logger()
+	if err != nil {
+		return fail(exitUsage, "%v", err)
+	}
+	console, undo, err := s.openConsole()
+	if err != nil {
+		return fail(exitHost, "%v", err)
+	}
+	cfg := s.vmConfig()
+	cfg.Log, cfg.Console = log, console
+
+	vm, err := vmm.New(cfg)
+	if err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
+	ctx, stop := interruptible(time.Duration(s.Timeout))
+	res, err := vm.Run(ctx)
+	stop()
+	if e := vm.Close(); e != nil {
+		log.Error("close", "error", e)
+	}
+	end := outcomeOf(res, err)
+	if end.message != "" {
+		fail(end.Status, "%s", end.message)
+	}
+	return s.report(vm, end)
+}
+
+// runFlags binds the flags of `uvm run` to s.
+func runFlags(s *settings) *pflag.FlagSet {
+	f := newFlags("run")
+	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M)")
+	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs; unikernels of the hvt kind have 1 (default 1)")
+	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=… (repeatable)")
+	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
+	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
+	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
+	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
+	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
+	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
+	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
+	f.String("config", "", "read settings from this JSON `FILE`, - for stdin; flags win over it")
+	f.Bool("print-config", false, "print the settings as JSON and do nothing else")
+	return f
+}
+
+// runSettings collects defaults, --config and flags, in that order. A
+// non-negative status says that there is nothing to run.
+func runSettings(args []string) (*settings, int) {
+	s := new(settings)
+	f := runFlags(s)
+	if status := parse(f, "run", args); status >= 0 {
+		return nil, status
+	}
+	if path, _ := f.GetString("config"); path != "" {
+		// Once more, now on top of what the file says. A list from the command
+		// line replaces the file's.
+		flags := s
+		s = new(settings)
+		if err := s.load(path); err != nil {
+			return nil, fail(exitUsage, "%v", err)
+		}
+		if len(flags.Nets) > 0 {
+			s.Nets = nil
+		}
+		if len(flags.Disks) > 0 {
+			s.Disks = nil
+		}
+		f = runFlags(s)
+		if status := parse(f, "run", args); status >= 0 {
+			return nil, status
+		}
+	}
+	operands := f.Args()
+	if dash := f.ArgsLenAtDash(); dash >= 0 {
+		s.Args = append([]string{}, operands[dash:]...)
+		operands = operands[:dash]
+	}
+	switch {
+	case len(operands) > 1:
+		return nil, fail(exitUsage, "unexpected argument %q after the kernel (guest arguments go after --)", operands[1])
+	case len(operands) == 1:
+		s.Kernel = operands[0]
+	case s.Kernel == "":
+		return nil, fail(exitUsage, "no kernel given (usage: uvm run KERNEL [flags] [-- ARGS])")
+	}
+	if printIt, _ := f.GetBool("print-config"); printIt {
+		return nil, printJSON(s)
+	}
+	return s, -1
+}
+
+// openConsole returns where the guest's output goes. undo takes back what the
+// call changed on the host, for a start that fails.
+func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
+	undo = func() {}
+	switch path, isFile := strings.CutPrefix(s.Console, "file:"); {
+	case s.Console == "" || s.Console == "stdio":
+		return os.Stdout, undo, nil
+	case s.Console == "none":
+		return nil, undo, nil
+	case isFile && path != "":
+		f, made, err := openOutput(path)
+		if err != nil {
+			return nil, undo, fmt.Errorf("--console: %w", err)
+		}
+		if made {
+			undo = func() { os.Remove(path) }
+		}
+		return f, undo, nil
+	}
+	return nil, undo, &vmm.ConfigError{Msg: fmt.Sprintf("--console %q: want stdio, none or file:PATH", s.Console)}
+}
+
+// logger returns the monitor's own log, on stderr.
+func (s *settings) logger() (*slog.Logger, error) {
+	var opts slog.HandlerOptions
+	if s.LogLevel != "" {
+		var level slog.Level
+		if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
+			return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)
+		}
+		opts.Level = level
+	}
+	switch s.LogFormat {
+	case "", "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, &opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, &opts)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: want text or json", s.LogFormat)
+}
+
+// signalError says that a signal ended the run.
+type signalError struct{ sig syscall.Signal }
+
+func (e *signalError) Error() string { return "ended by signal: " + e.sig.String() }
+
+// errTimeout says that --timeout ended the run.
+var errTimeout = errors.New("time is over")
+
+// interruptible returns a context that SIGINT, SIGTERM and the timeout end. A
+// second signal ends the process at once.
+func interruptible(timeout time.Duration) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	sigs := make(chan os.Signal, 1)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		if s, ok := <-sigs; ok {
+			signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+			cancel(&signalError{s.(syscall.Signal)})
+		}
+	}()
+	var timer *time.Timer
+	if timeout > 0 {
+		timer = time.AfterFunc(timeout, func() { cancel(errTimeout) })
+	}
+	return ctx, func() {
+		signal.Stop(sigs)
+		close(sigs)
+		if timer != nil {
+			timer.Stop()
+		}
+		cancel(nil)
+	}
+}
+
+// startStatus is the exit status for an error of vmm.New.
+func startStatus(err error) int {
+	var (
+		kernel *loader.Error
+		host   *vmm.HostError
+	)
+	switch {
+	case errors.As(err, &kernel):
+		return exitKernel
+	case errors.As(err, &host):
+		return exitHost
+	}
+	return exitUsage
+}
+
+// outcome is how a run ended.
+type outcome struct {
+	Kind    string `json:"kind"`   // exit, fault, timeout, signal, error
+	Status  int    `json:"status"` // uvm's exit status
+	Guest   *int   `json:"guest_status,omitempty"`
+	message string // for stderr; "" = nothing to say
+}
+
+func outcomeOf(res vmm.Result, err error) outcome {
+	var (
+		guest   *vmm.GuestError
+		sig     *signalError
+		console *hypercall.ConsoleError
+	)
+	switch {
+	case err == nil:
+		return outcome{Kind: "exit", Status: res.Status & 0xff, Guest: &res.Status}
+	case errors.As(err, &guest):
+		return outcome{Kind: "fault", Status: exitGuest, message: err.Error()}
+	case errors.Is(err, errTimeout):
+		return outcome{Kind: "timeout", Status: exitTimeout, message: "the guest did not end in time (--timeout)"}
+	case errors.As(err, &sig):
+		return outcome{Kind: "signal", Status: exitSignal + int(sig.sig)}
+	case errors.As(err, &console):
+		// As a process whose reader went away: silently, by SIGPIPE.
+		return outcome{Kind: "signal", Status: exitSignal + int(syscall.SIGPIPE)}
+	}
+	return outcome{Kind: "error", Status: exitHost, message: err.Error()}
+}
