@@ -21,7 +21,7 @@ func Open(path string) (*System, error) {
 	}
 	s := &System{fd: fd}
 	if v, errno := ioctl(fd, ioGetAPIVersion, 0); errno != 0 {
-		err = opError("KVM_GET_API_VERSION on "+path, errno)
+		err = opError("KVM_GET_API_VERSION", errno)
 	} else if v != apiVersion {
 		err = fmt.Errorf("%s: KVM API version is %d, need %d", path, v, apiVersion)
 	} else if n, errno := ioctl(fd, ioGetVCPUMmapSize, 0); errno != 0 {

@@ -87,6 +87,9 @@ func solo5Start(words []string, stderr io.Writer) (int, error) {
 	case err != nil:
 		return 1, err
 	}
+	if kernel == "" {
+		return 1, solo5Fail(": Could not open: %s", cError(syscall.ENOENT))
+	}
 	run, err := solo5Options(options, nil)
 	if err == nil && run.needManifest() {
 		err = errSolo5Manifest

@@ -41,8 +41,8 @@ func OpenDisk(path string, readOnly bool) (*Disk, error) {
 	return d, nil
 }
 
-// ErrDiskBusy says that another process holds the image's lock.
-var ErrDiskBusy = errors.New("in use by another process (is another VM running on it?)")
+// ErrDiskBusy says that somebody holds the image's lock.
+var ErrDiskBusy = errors.New("in use by another VM, or by another disk of this one")
 
 func (d *Disk) check(lock int) error {
 	var st unix.Stat_t

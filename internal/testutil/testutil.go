@@ -36,6 +36,7 @@ func RequireKVM(t testing.TB) {
 	switch err {
 	case nil:
 		unix.Close(fd)
+		t.Attr("kvm", "1") // internal/testreport counts these
 	case unix.EACCES, unix.EPERM:
 		t.Fatalf("open %s: %v; add yourself to its group (sudo usermod -aG kvm $USER, then log in again), or set %s=1 to skip", KVMDevice, err, EnvNoKVM)
 	default:

@@ -1,0 +1,47 @@
+# make         bin/uvm and bin/solo5-hvt
+# make guests  the sample unikernels, bin/guests/NAME.hvt
+# make test    everything that CI checks, but for what scripts/setup.sh installs
+# make bench   the measurements of bench/README.md
+
+GO         ?= go
+BUILDFLAGS := -trimpath -buildvcs=false -ldflags "-s -w -buildid="
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+FUZZTIME   ?= 5s
+# Without KVM by intention there is no least number of KVM tests.
+KVMMIN     := $(if $(filter 1,$(UVM_TEST_NO_KVM)),,-kvm-min .ci/kvm-tests)
+
+# A pipe fails if any part of it does.
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+.PHONY: all uvm guests test check unit fuzz bench clean
+
+all: uvm
+
+# The go command knows best what is out of date.
+uvm:
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/uvm ./cmd/uvm
+	ln -sf uvm bin/solo5-hvt
+
+guests:
+	$(MAKE) -C guests
+
+test: check unit fuzz
+
+check:
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt-ed: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+# The race detector needs cgo; nothing else does.
+unit: uvm guests
+	CGO_ENABLED=1 $(GO) test -race -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
+
+fuzz:
+	GO="$(GO)" FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+bench: uvm guests
+	$(MAKE) -C bench
+
+clean:
+	rm -rf bin

@@ -1,0 +1,207 @@
+package kvm
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// abiField is a field of a structure that the kernel shares: its names in Go
+// and in C, and its offset in bytes. An empty C name is the Go name in lower
+// case.
+type abiField struct {
+	name, c string
+	offset  uintptr
+}
+
+// abiStruct is a Go structure beside the C expression for the same one. size is
+// what the structure takes in Go; whole says that C's must be the same.
+type abiStruct struct {
+	typ    reflect.Type
+	c      string // type name, or a member of struct kvm_run as "run.member"
+	size   uintptr
+	whole  bool
+	fields []abiField
+	// ifdef is a macro without which the header lacks the structure.
+	ifdef string
+}
+
+var abiStructs = []abiStruct{
+	{typ: reflect.TypeFor[Regs](), c: "struct kvm_regs", size: 144, whole: true, fields: []abiField{
+		{"RAX", "", 0}, {"RBX", "", 8}, {"RCX", "", 16}, {"RDX", "", 24},
+		{"RSI", "", 32}, {"RDI", "", 40}, {"RSP", "", 48}, {"RBP", "", 56},
+		{"R8", "", 64}, {"R9", "", 72}, {"R10", "", 80}, {"R11", "", 88},
+		{"R12", "", 96}, {"R13", "", 104}, {"R14", "", 112}, {"R15", "", 120},
+		{"RIP", "", 128}, {"RFLAGS", "", 136},
+	}},
+	{typ: reflect.TypeFor[Segment](), c: "struct kvm_segment", size: 24, whole: true, fields: []abiField{
+		{"Base", "", 0}, {"Limit", "", 8}, {"Selector", "", 12}, {"Type", "", 14}, {"Present", "", 15},
+		{"DPL", "", 16}, {"DB", "", 17}, {"S", "", 18}, {"L", "", 19}, {"G", "", 20}, {"AVL", "", 21}, {"Unusable", "", 22},
+	}},
+	{typ: reflect.TypeFor[DTable](), c: "struct kvm_dtable", size: 16, whole: true, fields: []abiField{
+		{"Base", "", 0}, {"Limit", "", 8},
+	}},
+	{typ: reflect.TypeFor[Sregs](), c: "struct kvm_sregs", size: 312, whole: true, fields: []abiField{
+		{"CS", "", 0}, {"DS", "", 24}, {"ES", "", 48}, {"FS", "", 72}, {"GS", "", 96}, {"SS", "", 120},
+		{"TR", "", 144}, {"LDT", "", 168}, {"GDT", "", 192}, {"IDT", "", 208},
+		{"CR0", "", 224}, {"CR2", "", 232}, {"CR3", "", 240}, {"CR4", "", 248}, {"CR8", "", 256},
+		{"EFER", "", 264}, {"APICBase", "apic_base", 272}, {"InterruptBitmap", "interrupt_bitmap", 280},
+	}},
+	{typ: reflect.TypeFor[CPUIDEntry](), c: "struct kvm_cpuid_entry2", size: 40, whole: true, fields: []abiField{
+		{"Function", "", 0}, {"Index", "", 4}, {"Flags", "", 8}, {"EAX", "", 12}, {"EBX", "", 16}, {"ECX", "", 20}, {"EDX", "", 24},
+	}},
+	{typ: reflect.TypeFor[cpuidTable](), c: "struct kvm_cpuid2", size: 8 + maxCPUID*40, fields: []abiField{
+		{"nent", "", 0}, {"entries", "", 8},
+	}},
+	{typ: reflect.TypeFor[userMemoryRegion](), c: "struct kvm_userspace_memory_region", size: 32, whole: true, fields: []abiField{
+		{"slot", "", 0}, {"flags", "", 4}, {"guestPhysAddr", "guest_phys_addr", 8},
+		{"memorySize", "memory_size", 16}, {"userspaceAddr", "userspace_addr", 24},
+	}},
+	{typ: reflect.TypeFor[runHeader](), c: "struct kvm_run", size: exitOffset, fields: []abiField{
+		{"requestInterruptWindow", "request_interrupt_window", 0}, {"immediateExit", "immediate_exit", 1},
+		{"exitReason", "exit_reason", 8}, {"readyForInterrupt", "ready_for_interrupt_injection", 12},
+		{"ifFlag", "if_flag", 13}, {"flags", "", 14}, {"cr8", "", 16}, {"apicBase", "apic_base", 24},
+	}},
+	{typ: reflect.TypeFor[exitIO](), c: "run.io", size: 16, whole: true, fields: []abiField{
+		{"direction", "", 0}, {"size", "", 1}, {"port", "", 2}, {"count", "", 4}, {"dataOffset", "data_offset", 8},
+	}},
+	{typ: reflect.TypeFor[exitMMIO](), c: "run.mmio", size: 24, whole: true, fields: []abiField{
+		{"physAddr", "phys_addr", 0}, {"data", "", 8}, {"len", "", 16}, {"isWrite", "is_write", 20},
+	}},
+	{typ: reflect.TypeFor[exitFailEntry](), c: "run.fail_entry", size: 16, whole: true, fields: []abiField{
+		{"hardwareReason", "hardware_entry_failure_reason", 0}, {"cpu", "", 8},
+	}},
+	{typ: reflect.TypeFor[exitInternal](), c: "run.emulation_failure", size: 32, whole: true, fields: []abiField{
+		{"suberror", "", 0}, {"ndata", "", 4}, {"flags", "", 8}, {"insnSize", "insn_size", 16}, {"insn", "insn_bytes", 17},
+	}},
+	{typ: reflect.TypeFor[exitMemoryFault](), c: "run.memory_fault", size: 24, whole: true, fields: []abiField{
+		{"flags", "", 0}, {"gpa", "", 8}, {"size", "", 16},
+	}, ifdef: "KVM_EXIT_MEMORY_FAULT"},
+}
+
+// TestStructLayout holds the layout against numbers, where no compiler is
+// needed, and sees to it that abiStructs leaves no field out.
+func TestStructLayout(t *testing.T) {
+	for _, s := range abiStructs {
+		if got := s.typ.Size(); got != s.size {
+			t.Errorf("size of %v = %d; want %d", s.typ, got, s.size)
+		}
+		listed := map[string]bool{}
+		for _, f := range s.fields {
+			listed[f.name] = true
+			if sf, ok := s.typ.FieldByName(f.name); !ok {
+				t.Errorf("%v has no field %s", s.typ, f.name)
+			} else if sf.Offset != f.offset {
+				t.Errorf("offset of %v.%s = %d; want %d", s.typ, f.name, sf.Offset, f.offset)
+			}
+		}
+		for i := range s.typ.NumField() {
+			if n := s.typ.Field(i).Name; n != "_" && !listed[n] {
+				t.Errorf("%v.%s is not in the table of this test", s.typ, n)
+			}
+		}
+	}
+}
+
+// abiConsts are all constants of consts.go beside their names in C.
+var abiConsts = []struct {
+	name, c string
+	value   uint64
+}{
+	{"apiVersion", "KVM_API_VERSION", apiVersion},
+	{"ioGetAPIVersion", "KVM_GET_API_VERSION", ioGetAPIVersion},
+	{"ioCreateVM", "KVM_CREATE_VM", ioCreateVM},
+	{"ioCheckExtension", "KVM_CHECK_EXTENSION", ioCheckExtension},
+	{"ioGetVCPUMmapSize", "KVM_GET_VCPU_MMAP_SIZE", ioGetVCPUMmapSize},
+	{"ioGetSupportedCPUID", "KVM_GET_SUPPORTED_CPUID", ioGetSupportedCPUID},
+	{"ioCreateVCPU", "KVM_CREATE_VCPU", ioCreateVCPU},
+	{"ioSetUserMemory", "KVM_SET_USER_MEMORY_REGION", ioSetUserMemory},
+	{"ioRun", "KVM_RUN", ioRun},
+	{"ioGetRegs", "KVM_GET_REGS", ioGetRegs},
+	{"ioSetRegs", "KVM_SET_REGS", ioSetRegs},
+	{"ioGetSregs", "KVM_GET_SREGS", ioGetSregs},
+	{"ioSetSregs", "KVM_SET_SREGS", ioSetSregs},
+	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
+	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
+
+	{"CapIRQChip", "KVM_CAP_IRQCHIP", uint64(CapIRQChip)},
+	{"CapUserMemory", "KVM_CAP_USER_MEMORY", uint64(CapUserMemory)},
+	{"CapExtCPUID", "KVM_CAP_EXT_CPUID", uint64(CapExtCPUID)},
+	{"CapNRMemslots", "KVM_CAP_NR_MEMSLOTS", uint64(CapNRMemslots)},
+	{"CapIRQFD", "KVM_CAP_IRQFD", uint64(CapIRQFD)},
+	{"CapPIT2", "KVM_CAP_PIT2", uint64(CapPIT2)},
+	{"CapIOEventFD", "KVM_CAP_IOEVENTFD", uint64(CapIOEventFD)},
+	{"CapGetTSCKHz", "KVM_CAP_GET_TSC_KHZ", uint64(CapGetTSCKHz)},
+	{"CapMaxVCPUs", "KVM_CAP_MAX_VCPUS", uint64(CapMaxVCPUs)},
+	{"CapSyncRegs", "KVM_CAP_SYNC_REGS", uint64(CapSyncRegs)},
+	{"CapReadonlyMem", "KVM_CAP_READONLY_MEM", uint64(CapReadonlyMem)},
+	{"CapImmediateExit", "KVM_CAP_IMMEDIATE_EXIT", uint64(CapImmediateExit)},
+
+	{"ExitUnknown", "KVM_EXIT_UNKNOWN", uint64(ExitUnknown)},
+	{"ExitException", "KVM_EXIT_EXCEPTION", uint64(ExitException)},
+	{"ExitIO", "KVM_EXIT_IO", uint64(ExitIO)},
+	{"ExitHypercall", "KVM_EXIT_HYPERCALL", uint64(ExitHypercall)},
+	{"ExitDebug", "KVM_EXIT_DEBUG", uint64(ExitDebug)},
+	{"ExitHLT", "KVM_EXIT_HLT", uint64(ExitHLT)},
+	{"ExitMMIO", "KVM_EXIT_MMIO", uint64(ExitMMIO)},
+	{"ExitShutdown", "KVM_EXIT_SHUTDOWN", uint64(ExitShutdown)},
+	{"ExitFailEntry", "KVM_EXIT_FAIL_ENTRY", uint64(ExitFailEntry)},
+	{"ExitIntr", "KVM_EXIT_INTR", uint64(ExitIntr)},
+	{"ExitInternalError", "KVM_EXIT_INTERNAL_ERROR", uint64(ExitInternalError)},
+	{"ExitSystemEvent", "KVM_EXIT_SYSTEM_EVENT", uint64(ExitSystemEvent)},
+	{"ExitMemoryFault", "KVM_EXIT_MEMORY_FAULT", uint64(ExitMemoryFault)},
+
+	{"SuberrorEmulation", "KVM_INTERNAL_ERROR_EMULATION", SuberrorEmulation},
+}
+
+// lateConsts came to the header after the oldest kernel that builds these
+// tests (Linux 6.1): where the header lacks one, the value is not compared.
+var lateConsts = map[string]bool{"KVM_EXIT_MEMORY_FAULT": true}
+
+// TestConstsListed sees to it that abiConsts leaves no constant of consts.go
+// out.
+func TestConstsListed(t *testing.T) {
+	listed := map[string]bool{}
+	for _, c := range abiConsts {
+		listed[c.name] = true
+	}
+	f, err := parser.ParseFile(token.NewFileSet(), "consts.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, d := range f.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Tok != token.CONST {
+			continue
+		}
+		for _, s := range g.Specs {
+			for _, id := range s.(*ast.ValueSpec).Names {
+				n++
+				if !listed[id.Name] {
+					t.Errorf("constant %s is not in the table of this test", id.Name)
+				}
+			}
+		}
+	}
+	if n != len(abiConsts) {
+		t.Errorf("consts.go has %d constants; want %d, as in the table", n, len(abiConsts))
+	}
+}
+
+// TestExitReasonString derives each name from the one in C.
+func TestExitReasonString(t *testing.T) {
+	for _, c := range abiConsts {
+		if want, ok := strings.CutPrefix(c.c, "KVM_EXIT_"); ok {
+			if got := ExitReason(c.value).String(); got != want {
+				t.Errorf("ExitReason(%d).String() = %q; want %q", c.value, got, want)
+			}
+		}
+	}
+	if got, want := ExitReason(1<<32-1).String(), "exit reason 4294967295"; got != want {
+		t.Errorf("ExitReason(1<<32-1).String() = %q; want %q", got, want)
+	}
+}
