@@ -49,7 +49,7 @@ func (img *Image) findNote(phdrs []phdr, typ uint32, align, maxDesc int) ([]byte
 			continue
 		}
 		if ph.filesz < elfNoteHdr {
-			return nil, img.formatError("note in program header %d: %d bytes, too small for a note header", i, ph.filesz)
+			return nil, img.formatError("program header %d: note does not fall within valid size: %d bytes, too small for a note header", i, ph.filesz)
 		}
 		if ph.filesz < noteHdrSize {
 			continue
@@ -65,11 +65,11 @@ func (img *Image) findNote(phdrs []phdr, typ uint32, align, maxDesc int) ([]byte
 		pad := (noteHdrSize+align-1)/align*align - noteHdrSize
 		switch {
 		case descsz < 1 || descsz > uint32(maxDesc):
-			return nil, img.formatError("note in program header %d: descriptor of %d bytes, need 1 to %d", i, descsz, maxDesc)
+			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes, need 1 to %d", i, descsz, maxDesc)
 		case ph.filesz-noteHdrSize < uint64(descsz):
-			return nil, img.formatError("note in program header %d: descriptor of %d bytes in a segment of %d", i, descsz, ph.filesz)
+			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes in a segment of %d", i, descsz, ph.filesz)
 		case descsz <= uint32(pad):
-			return nil, img.formatError("note in program header %d: descriptor of %d bytes is all padding", i, descsz)
+			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes is all padding", i, descsz)
 		}
 		desc := make([]byte, int(descsz)-pad)
 		if err := img.readAt(desc, ph.offset+uint64(noteHdrSize+pad), fmt.Sprintf("note in program header %d", i)); err != nil {
