@@ -16,7 +16,7 @@ func TestOpenErrors(t *testing.T) {
 	}{
 		{"/nonexistent/kvm", "open /nonexistent/kvm", syscall.ENOENT},
 		{"/dev", "open /dev", syscall.EISDIR},
-		{"/dev/null", "KVM_GET_API_VERSION on /dev/null", syscall.ENOTTY},
+		{"/dev/null", "KVM_GET_API_VERSION", syscall.ENOTTY},
 	} {
 		s, err := Open(c.path)
 		var op *OpError

@@ -13,7 +13,7 @@ type VM struct {
 // mmap and stay mapped as long as the VM lives; an empty mem deletes the slot.
 func (vm *VM) SetMemory(slot uint32, gpa uint64, mem []byte) error {
 	r := userMemoryRegion{
-		slot: slot, guestPhysAddr: gpa,
+		slot: slot, flags: 0, guestPhysAddr: gpa,
 		memorySize: uint64(len(mem)), userspaceAddr: userAddr(mem),
 	}
 	return opError("KVM_SET_USER_MEMORY_REGION", ioctlPtr(vm.fd, ioSetUserMemory, &r))

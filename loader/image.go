@@ -3,6 +3,7 @@ package loader
 import (
 	"io"
 	"os"
+	"syscall"
 
 	"github.com/uvm-monitor/uvm/memory"
 )
@@ -65,7 +66,9 @@ func (s *Segment) Perm() memory.Perm {
 
 // Open opens the file at path. The caller closes the Image.
 func Open(path string) (*Image, error) {
-	f, err := os.Open(path)
+	// O_NONBLOCK keeps the open of a FIFO from waiting for a writer; it means
+	// nothing for the regular files that are accepted.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &Error{Kind: ErrOpen, Path: path, Err: err}
 	}

@@ -18,7 +18,7 @@ func (img *Image) Fit(memSize uint64) (end memory.Addr, err error) {
 		return 0, img.fitError("entry point %v is below %v", img.Entry, HVTMinBase)
 	}
 	if uint64(img.Entry) >= memSize {
-		return 0, img.tooSmall(fmt.Sprintf("entry point %v", img.Entry), uint64(img.Entry)+1, memSize)
+		return 0, img.tooSmall(fmt.Sprintf("entry point %v", img.Entry), uint64(img.Entry), memSize)
 	}
 	var last memory.Addr
 	for i := range img.Segments {
@@ -60,7 +60,8 @@ func (img *Image) fitSegment(s *Segment, last, end memory.Addr, memSize uint64) 
 	case c1|c2 != 0:
 		return bad("size %#x wraps around the address space", s.MemSize)
 	case sum&^(s.Align-1) > memSize:
-		return img.tooSmall(fmt.Sprintf("segment %d at %v", s.Index, s.Addr), sum&^(s.Align-1), memSize)
+		end := sum &^ (s.Align - 1)
+		return img.tooSmall(fmt.Sprintf("segment %d at %v: its end %#x", s.Index, s.Addr, end), end-1, memSize)
 	case !s.Start().Aligned(memory.PageSize) || !s.End().Aligned(memory.PageSize):
 		return bad("aligned range %v-%v is not made of 4 KiB pages", s.Start(), s.End())
 	}
@@ -71,10 +72,17 @@ func (img *Image) fitError(format string, args ...any) *Error {
 	return &Error{Kind: ErrFit, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
 }
 
-// tooSmall says how much memory would do, where the ABI allows that much.
-func (img *Image) tooSmall(what string, need, have uint64) *Error {
-	const mib = 1 << 20
-	return img.fitError("%s ends at %#x, guest memory at %#x (it would need %d MiB)", what, need, have, (need+mib-1)/mib)
+// maxMem is the largest guest memory that the ABI has, in bytes.
+const maxMem = 4 << 30
+
+// tooSmall says how much memory would do, where the ABI allows that much. last
+// is the highest address that must be inside.
+func (img *Image) tooSmall(what string, last, have uint64) *Error {
+	hint := ""
+	if last < maxMem {
+		hint = fmt.Sprintf(" (it would need %d MiB)", last>>20+1)
+	}
+	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
 }
 
 // Load copies the segments into mem, which is fresh and therefore zero. Fit
@@ -82,6 +90,9 @@ func (img *Image) tooSmall(what string, need, have uint64) *Error {
 func (img *Image) Load(mem *memory.Memory) error {
 	for i := range img.Segments {
 		s := &img.Segments[i]
+		if s.FileSize == 0 {
+			continue // zeros only; its file offset means nothing
+		}
 		b, err := mem.At(s.Addr, s.FileSize)
 		if err != nil {
 			return err

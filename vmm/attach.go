@@ -138,7 +138,7 @@ func (vm *VM) attachDisk(c *Disk, e *loader.Device) (*hostio.Disk, error) {
 	what := fmt.Sprintf("disk %q", e.Name)
 	d, err := hostio.OpenDisk(c.Path, c.ReadOnly)
 	if err != nil {
-		return nil, &HostError{what, err}
+		return nil, &HostError{What: what, Err: err}
 	}
 	vm.closers = append(vm.closers, d)
 	size, block := d.Size(), int64(c.BlockSize)
@@ -173,13 +173,13 @@ func (vm *VM) attachNet(c *Net, e *loader.Device) (*hostio.Tap, error) {
 		t, err = hostio.OpenTap(c.TAP)
 	}
 	if err != nil {
-		return nil, &HostError{what, err}
+		return nil, &HostError{What: what, Err: err}
 	}
 	vm.closers = append(vm.closers, t)
 	e.MAC = c.MAC
 	if e.MAC == [6]byte{} {
 		if _, err := unix.Getrandom(e.MAC[:], 0); err != nil {
-			return nil, &HostError{what, err}
+			return nil, &HostError{What: what, Err: err}
 		}
 		e.MAC[0] = e.MAC[0]&^1 | 2 // unicast, locally administered
 	}

@@ -45,14 +45,14 @@ func bootRing0(mem *memory.Memory, vcpu *kvm.VCPU, entry memory.Addr) error {
 		CR0: ring0CR0, CR3: uint64(gpaPML4), CR4: ring0CR4, EFER: ring0EFER,
 	}
 	if err := vcpu.SetSregs(&sregs); err != nil {
-		return &HostError{"KVM", err}
+		return kvmError(err)
 	}
 	regs := kvm.Regs{
 		RIP: uint64(entry), RFLAGS: 2, RDI: uint64(gpaBootInfo),
 		RSP: mem.Size() - 8, // 16-byte aligned after a call, as the C ABI wants
 	}
 	if err := vcpu.SetRegs(&regs); err != nil {
-		return &HostError{"KVM", err}
+		return kvmError(err)
 	}
 	return nil
 }

@@ -1,11 +1,14 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
 )
 
@@ -78,7 +81,18 @@ func configError(format string, args ...any) error {
 // HostError is something that the host does not have or does not allow.
 type HostError struct {
 	What string // what was wanted, as: disk "data"
+	Op   string // KVM's ioctl that failed, as KVM_CREATE_VM, or "open PATH"; else ""
 	Err  error
+}
+
+// kvmError is an error of package kvm.
+func kvmError(err error) *HostError {
+	h := &HostError{What: "KVM", Err: err}
+	var op *kvm.OpError
+	if errors.As(err, &op) {
+		h.Op = op.Op
+	}
+	return h
 }
 
 func (e *HostError) Error() string { return e.What + ": " + e.Err.Error() }
@@ -117,6 +131,9 @@ func (c *Config) check() error {
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
 		}
 	}
+	// The defaults below are for this VM alone: the slice belongs to the caller,
+	// who may be building another VM from it at the same time.
+	c.Disks = slices.Clone(c.Disks)
 	for i := range c.Disks {
 		d := &c.Disks[i]
 		if d.Path == "" {

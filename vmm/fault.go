@@ -162,7 +162,7 @@ func (vm *VM) runError(errno syscall.Errno) error {
 		}
 		return vm.fault(e)
 	}
-	return &HostError{"KVM_RUN", errno}
+	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
 }
 
 // kvmOpenError says what to do about a KVM device that does not open.
@@ -174,7 +174,7 @@ func kvmOpenError(path string, err error) error {
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		hint = " (add yourself to the group kvm: sudo usermod -aG kvm $USER, then log in again)"
 	}
-	return &HostError{"KVM", fmt.Errorf("%w%s", err, hint)}
+	return kvmError(fmt.Errorf("%w%s", err, hint))
 }
 
 // ErrUnstableTSC says that the host cannot tell the TSC's frequency, which hvt
@@ -185,5 +185,5 @@ func tscError(err error) error {
 	if errors.Is(err, syscall.EIO) {
 		err = ErrUnstableTSC
 	}
-	return &HostError{"KVM", err}
+	return kvmError(err)
 }

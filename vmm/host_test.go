@@ -26,13 +26,25 @@ func image(t testing.TB, size int64) string {
 
 // netNS moves the test's goroutine into a network namespace of its own, where
 // it may make interfaces. The goroutine stays locked to its thread, which ends
-// with it, and the namespace with the thread.
-func netNS(t testing.TB) {
+// with it. The result takes the goroutine of a subtest there too.
+func netNS(t testing.TB) (enter func(testing.TB)) {
 	t.Helper()
 	testutil.RequireRoot(t)
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("unshare(CLONE_NEWNET) = %v; want a network namespace (root needs CAP_SYS_ADMIN)", err)
+	}
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(ns) })
+	return func(t testing.TB) {
+		t.Helper()
+		runtime.LockOSThread()
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -69,20 +81,50 @@ func tapUp(t testing.TB, name string, mtu uint32) {
 	// Without IPv6 the host sends nothing on its own account. A kernel that
 	// has no IPv6 has no such file either.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	ifr := ifreq(t, name)
+	ifr.SetUint32(mtu)
+	setInterface(t, unix.SIOCSIFMTU, ifr)
+	setFlags(t, name, unix.IFF_UP)
+}
+
+// setFlags sets an interface's flags; 0 switches it off.
+func setFlags(t testing.TB, name string, flags uint16) {
+	t.Helper()
+	ifr := ifreq(t, name)
+	ifr.SetUint16(flags)
+	setInterface(t, unix.SIOCSIFFLAGS, ifr)
+}
+
+// waitRunning waits until the interface, to which a VM has attached, sends:
+// until then the kernel drops what it is given and says nothing.
+func waitRunning(t testing.TB, name string) {
+	t.Helper()
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(sock)
-	ifr := ifreq(t, name)
-	ifr.SetUint32(mtu)
-	if err := unix.IoctlIfreq(sock, unix.SIOCSIFMTU, ifr); err != nil {
-		t.Fatalf("SIOCSIFMTU %s: %v", name, err)
+	testutil.Until(t, name+" is running", func() bool {
+		ifr := ifreq(t, name)
+		if err := unix.IoctlIfreq(sock, unix.SIOCGIFFLAGS, ifr); err != nil {
+			t.Fatal(err)
+		}
+		return ifr.Uint16()&unix.IFF_RUNNING != 0
+	})
+	// The kernel sets that flag a moment before it lets frames through, under a
+	// lock that this takes too.
+	setFlags(t, name, unix.IFF_UP)
+}
+
+func setInterface(t testing.TB, req uint, ifr *unix.Ifreq) {
+	t.Helper()
+	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
-	ifr = ifreq(t, name)
-	ifr.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(sock, unix.SIOCSIFFLAGS, ifr); err != nil {
-		t.Fatalf("SIOCSIFFLAGS %s: %v", name, err)
+	defer unix.Close(sock)
+	if err := unix.IoctlIfreq(sock, req, ifr); err != nil {
+		t.Fatalf("ioctl %#x on %s: %v", req, ifr.Name(), err)
 	}
 }
 

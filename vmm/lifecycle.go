@@ -77,18 +77,18 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	runtime.LockOSThread()
 	vm.vcpu.Bind()
 	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
+	// Deferred, because the caller's console may panic: Close waits for done.
+	defer func() {
+		unwatch()
+		vm.vcpu.Unbind()
+		runtime.UnlockOSThread()
 
-	res, err := vm.loop()
-
-	unwatch()
-	vm.vcpu.Unbind()
-	runtime.UnlockOSThread()
-
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	close(vm.done)
-	vm.move(Stopped)
-	return res, err
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		close(vm.done)
+		vm.move(Stopped)
+	}()
+	return vm.loop()
 }
 
 // stop ends Run with cause. The first cause wins. It may be called from any
@@ -102,9 +102,10 @@ func (vm *VM) stop(cause error) {
 	if vm.stopCause == nil {
 		vm.stopCause = cause
 	}
-	// The flag comes before the signals: whoever is woken finds it.
-	vm.wake.Signal()
+	// The flag comes before the signals: whoever is woken finds it. The vCPU
+	// comes before the event: a guest whose POLL it cuts short must not go on.
 	vm.vcpu.Kick()
+	vm.wake.Signal()
 }
 
 // stopped returns the cause of stop, or nil.
@@ -121,12 +122,14 @@ var ErrClosed = fmt.Errorf("VM closed")
 // devices; when it returns, they are gone. It may be called from any
 // goroutine but the one inside Run, and more than once.
 func (vm *VM) Close() error {
-	if vm.State() == Running {
-		vm.stop(ErrClosed)
-		<-vm.done
-	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
+	for vm.state == Running {
+		vm.mu.Unlock()
+		vm.stop(ErrClosed)
+		<-vm.done
+		vm.mu.Lock()
+	}
 	if vm.state == Closed {
 		return nil
 	}

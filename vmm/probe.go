@@ -24,7 +24,15 @@ type KVMInfo struct {
 func ProbeKVM(path string) (*KVMInfo, error) {
 	vm := &VM{cfg: Config{KVM: path, Memory: hvtPage}, timer: devices.NewBootTimer()}
 	defer vm.release()
+	query, err := vm.openKVM()
+	defer query.wait()
+	if err != nil {
+		return nil, err
+	}
 	if err := vm.createVM(); err != nil {
+		return nil, err
+	}
+	if err := query.apply(vm.vcpu); err != nil {
 		return nil, err
 	}
 	info := &KVMInfo{}
@@ -48,15 +56,11 @@ func ProbeKVM(path string) (*KVMInfo, error) {
 	} {
 		n, err := vm.sys.Check(c.cap)
 		if err != nil {
-			return nil, &HostError{"KVM", err}
+			return nil, kvmError(err)
 		}
 		info.Capabilities = append(info.Capabilities, Capability{c.name, n, c.needed})
 	}
-	cpuid, err := vm.sys.SupportedCPUID()
-	if err != nil {
-		return nil, &HostError{"KVM", err}
-	}
-	info.CPUIDEntries = len(cpuid.Entries())
+	info.CPUIDEntries = len(query.cpuid.Entries())
 	if info.TSCKHz, err = vm.vcpu.TSCKHz(); err != nil {
 		return nil, tscError(err)
 	}

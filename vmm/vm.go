@@ -44,9 +44,9 @@ type VM struct {
 // Names of the monitor's own marks on the boot timeline, in their usual order.
 const (
 	MarkExec    = "exec"        // the process started
+	MarkKVM     = "kvm-open"    // /dev/kvm open
 	MarkKernel  = "kernel"      // kernel file opened and checked
 	MarkDevices = "devices"     // disks and nets attached
-	MarkKVM     = "kvm-open"    // /dev/kvm open
 	MarkVM      = "vm-create"   // VM created
 	MarkMemory  = "memory"      // guest memory reserved and given to KVM
 	MarkLoad    = "load"        // kernel and boot information in memory
@@ -78,6 +78,11 @@ func (vm *VM) build() error {
 	if err := cfg.check(); err != nil {
 		return err
 	}
+	// What KVM says of CPUID takes longest, so it is asked first; what is wrong
+	// with the kernel or the devices is still reported before KVM's errors.
+	query, kvmErr := vm.openKVM()
+	defer query.wait()
+
 	img, err := openKernel(cfg)
 	if err != nil {
 		return err
@@ -94,7 +99,7 @@ func (vm *VM) build() error {
 	vm.timer.Record(MarkKernel)
 
 	if vm.wake, err = hostio.NewEvent(); err != nil {
-		return &HostError{"wake-up event", err}
+		return &HostError{What: "wake-up event", Err: err}
 	}
 	table, err := vm.attach(img.Manifest)
 	if err != nil {
@@ -102,6 +107,9 @@ func (vm *VM) build() error {
 	}
 	vm.timer.Record(MarkDevices)
 
+	if kvmErr != nil {
+		return kvmErr
+	}
 	if err := vm.createVM(); err != nil {
 		return err
 	}
@@ -119,6 +127,9 @@ func (vm *VM) build() error {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
+		return err
+	}
+	if err := query.apply(vm.vcpu); err != nil {
 		return err
 	}
 	if err := bootRing0(vm.mem, vm.vcpu, img.Entry); err != nil {
@@ -148,35 +159,64 @@ func openKernel(cfg *Config) (*loader.Image, error) {
 	return loader.Open(cfg.Kernel)
 }
 
-// createVM makes the KVM side: VM, memory slot, vCPU.
-func (vm *VM) createVM() (err error) {
+// cpuidQuery is a KVM_GET_SUPPORTED_CPUID under way. Where the host is a VM
+// itself, each of some 70 CPUID instructions is an exit to the outer monitor,
+// and the call takes as long as all the rest of New together.
+type cpuidQuery struct {
+	done  chan struct{}
+	cpuid *kvm.CPUID
+	err   error
+}
+
+// openKVM opens the KVM device and starts the query in a goroutine. The query
+// is there even with an error.
+func (vm *VM) openKVM() (*cpuidQuery, error) {
+	q := &cpuidQuery{done: make(chan struct{})}
 	path := vm.cfg.KVM
 	if path == "" {
 		path = "/dev/kvm"
 	}
+	var err error
 	if vm.sys, err = kvm.Open(path); err != nil {
-		return kvmOpenError(path, err)
+		close(q.done)
+		return q, kvmOpenError(path, err)
 	}
 	vm.timer.Record(MarkKVM)
+	go func() {
+		q.cpuid, q.err = vm.sys.SupportedCPUID()
+		close(q.done)
+	}()
+	return q, nil
+}
+
+func (q *cpuidQuery) wait() { <-q.done }
+
+// apply gives the vCPU what the query found.
+func (q *cpuidQuery) apply(vcpu *kvm.VCPU) error {
+	q.wait()
+	if q.err != nil {
+		return kvmError(q.err)
+	}
+	if err := vcpu.SetCPUID(q.cpuid); err != nil {
+		return kvmError(err)
+	}
+	return nil
+}
+
+// createVM makes the KVM side: VM, vCPU, memory slot.
+func (vm *VM) createVM() (err error) {
 	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
-		return &HostError{"KVM", err}
+		return kvmError(err)
 	}
 	vm.timer.Record(MarkVM)
 	if vm.vcpu, err = vm.kvm.CreateVCPU(0); err != nil {
-		return &HostError{"KVM", err}
-	}
-	cpuid, err := vm.sys.SupportedCPUID()
-	if err != nil {
-		return &HostError{"KVM", err}
-	}
-	if err := vm.vcpu.SetCPUID(cpuid); err != nil {
-		return &HostError{"KVM", err}
+		return kvmError(err)
 	}
 	if vm.mem, err = memory.New(vm.cfg.Memory); err != nil {
-		return &HostError{"memory", err}
+		return &HostError{What: "memory", Err: err}
 	}
 	if err := vm.kvm.SetMemory(0, 0, vm.mem.Host()); err != nil {
-		return &HostError{"KVM", err}
+		return kvmError(err)
 	}
 	return nil
 }

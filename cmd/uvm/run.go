@@ -30,23 +30,24 @@ func runMain(args []string) int {
 	}
 	console, undo, err := s.openConsole()
 	if err != nil {
-		return fail(exitHost, "%v", err)
+		return fail(startStatus(err), "%v", err)
 	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console = log, console
 
+	ctx, cancel, ready := interruptible()
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		undo()
 		return fail(startStatus(err), "%v", err)
 	}
-	ctx, stop := interruptible(time.Duration(s.Timeout))
-	res, err := vm.Run(ctx)
-	stop()
-	if e := vm.Close(); e != nil {
-		log.Error("close", "error", e)
+	if s.Timeout > 0 {
+		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })
 	}
-	end := outcomeOf(res, err)
+	// The VM is not closed: the process ends, and the kernel takes everything
+	// back at once.
+	<-ready
+	end := outcomeOf(vm.Run(ctx))
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
 	}
@@ -129,7 +130,7 @@ func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 	case isFile && path != "":
 		f, made, err := openOutput(path)
 		if err != nil {
-			return nil, undo, fmt.Errorf("--console: %w", err)
+			return nil, undo, &vmm.HostError{What: "--console", Err: err}
 		}
 		if made {
 			undo = func() { os.Remove(path) }
@@ -166,30 +167,25 @@ func (e *signalError) Error() string { return "ended by signal: " + e.sig.String
 // errTimeout says that --timeout ended the run.
 var errTimeout = errors.New("time is over")
 
-// interruptible returns a context that SIGINT, SIGTERM and the timeout end. A
-// second signal ends the process at once.
-func interruptible(timeout time.Duration) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	sigs := make(chan os.Signal, 1)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM)
+// interruptible returns a context that SIGINT and SIGTERM end. A second signal
+// ends the process at once.
+//
+// os/signal starts two threads, which takes longer than anything else between
+// main and the guest; the goroutine has them start beside the VM. Until it is
+// ready a signal ends the process by itself; a guest may run only then, since
+// its output tells others that they may send one.
+func interruptible() (ctx context.Context, cancel context.CancelCauseFunc, ready <-chan struct{}) {
+	ctx, cancel = context.WithCancelCause(context.Background())
+	caught := make(chan struct{})
 	go func() {
-		if s, ok := <-sigs; ok {
-			signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-			cancel(&signalError{s.(syscall.Signal)})
-		}
+		sigs := make(chan os.Signal, 1)
+		signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM)
+		close(caught)
+		s := <-sigs
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+		cancel(&signalError{s.(syscall.Signal)})
 	}()
-	var timer *time.Timer
-	if timeout > 0 {
-		timer = time.AfterFunc(timeout, func() { cancel(errTimeout) })
-	}
-	return ctx, func() {
-		signal.Stop(sigs)
-		close(sigs)
-		if timer != nil {
-			timer.Stop()
-		}
-		cancel(nil)
-	}
+	return ctx, cancel, caught
 }
 
 // startStatus is the exit status for an error of vmm.New.

@@ -93,9 +93,8 @@ func (m memSize) String() string {
 // Set parses 64, 64M, 64MiB, 1G.
 func (m *memSize) Set(s string) error {
 	num, shift := strings.ToUpper(s), uint(20)
-	num = strings.TrimSuffix(num, "IB")
 	for _, u := range memUnits {
-		if n, ok := strings.CutSuffix(num, u.suffix); ok {
+		if n, ok := strings.CutSuffix(strings.TrimSuffix(num, "IB"), u.suffix); ok {
 			num, shift = n, u.shift
 			break
 		}

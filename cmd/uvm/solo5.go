@@ -166,14 +166,13 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	for _, d := range r.disks {
 		cfg.Disks = append(cfg.Disks, d.Disk)
 	}
+	ctx, _, ready := interruptible()
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		return 1, solo5Error(err, r)
 	}
-	ctx, stop := interruptible(0)
+	<-ready
 	res, err := vm.Run(ctx)
-	stop()
-	vm.Close()
 	if err == nil {
 		return res.Status & 0xff, nil
 	}

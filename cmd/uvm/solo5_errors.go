@@ -8,7 +8,6 @@ import (
 
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
-	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -26,7 +25,7 @@ func solo5Error(err error, run *solo5Run) error {
 		disk     *hostio.DiskError
 		guest    *vmm.GuestError
 		sig      *signalError
-		open     *kvm.OpError
+		host     *vmm.HostError
 	)
 	switch {
 	case errors.As(err, &kernel):
@@ -55,11 +54,11 @@ func solo5Error(err error, run *solo5Run) error {
 		return solo5Fail("Exiting on signal %d", int(sig.sig))
 	case errors.Is(err, vmm.ErrUnstableTSC):
 		return solo5Fail("KVM: host TSC is unstable, cannot continue")
-	case errors.As(err, &open):
-		if path, ok := strings.CutPrefix(open.Op, "open "); ok {
-			return solo5Fail("Could not open: %s: %s", path, cError(open.Err))
+	case errors.As(err, &host) && host.Op != "":
+		if path, ok := strings.CutPrefix(host.Op, "open "); ok {
+			return solo5Fail("Could not open: %s: %s", path, cError(host.Err))
 		}
-		return solo5Fail("KVM: ioctl (%s) failed: %s", strings.TrimPrefix(open.Op, "KVM_"), cError(open.Err))
+		return solo5Fail("KVM: ioctl (%s) failed: %s", strings.TrimPrefix(host.Op, "KVM_"), cError(host.Err))
 	}
 	return solo5Fail("%v", err)
 }

@@ -14,6 +14,10 @@ func errno(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
+	// The plain number first: an EAGAIN of every idle NIC must not allocate.
+	if e, ok := err.(syscall.Errno); ok {
+		return e
+	}
 	var e syscall.Errno
 	if errors.As(err, &e) {
 		return e

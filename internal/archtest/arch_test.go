@@ -36,10 +36,6 @@ var allowed = map[string][]string{
 	"internal/hvtelf": {"loader"},
 }
 
-// kvmUsers may import package kvm besides vmm: cmd/uvm for the type of its
-// errors, the benchmarks for the bare ioctls that they compare with.
-var kvmUsers = []string{"cmd/uvm", "bench/floor/gofloor"}
-
 // isCore says that a package belongs to what a security reviewer reads: it may
 // use the standard library, golang.org/x/sys and our core, and no cgo.
 func isCore(pkg string) bool {
@@ -96,7 +92,7 @@ func TestImports(t *testing.T) {
 				t.Errorf("%s imports %s; it may import only %v of ours", name, ours, may)
 			case isOurs && !listed && isCore(name):
 				t.Errorf("%s belongs to the core and is not in archtest's table", name)
-			case isOurs && ours == "kvm" && name != "vmm" && !slices.Contains(kvmUsers, name):
+			case isOurs && ours == "kvm" && name != "vmm":
 				t.Errorf("%s imports kvm, which is vmm's alone", name)
 			case !isOurs && isCore(name) && strings.Contains(strings.Split(imp, "/")[0], ".") && !strings.HasPrefix(imp, "golang.org/x/sys/"):
 				t.Errorf("%s imports %s; the core uses the standard library and golang.org/x/sys only", name, imp)

@@ -1,0 +1,4 @@
+// Goempty does nothing: what starting a Go program costs.
+package main
+
+func main() {}
