@@ -13,7 +13,8 @@ import (
 // written there is a mark. The monitor adds marks of its own.
 const MarkPort = 0x3f0
 
-// maxMarks bounds what a guest can make the monitor remember.
+// maxMarks bounds what a guest can make the monitor remember. The monitor's own
+// marks do not count: a dozen in a VM's life.
 const maxMarks = 256
 
 // Mark is a point on the boot timeline.
@@ -31,11 +32,12 @@ func (m *Mark) Guest() bool { return m.Name == "" }
 type BootTimer struct {
 	mu      sync.Mutex
 	marks   []Mark
-	dropped uint64
+	guest   int    // how many of marks are the guest's
+	dropped uint64 // marks of the guest beyond maxMarks
 }
 
 // NewBootTimer returns a timer without marks.
-func NewBootTimer() *BootTimer { return &BootTimer{marks: make([]Mark, 0, maxMarks)} }
+func NewBootTimer() *BootTimer { return &BootTimer{marks: make([]Mark, 0, 16)} }
 
 // CPUTime is the processor time that the process has used so far.
 func CPUTime() time.Duration {
@@ -59,15 +61,18 @@ func (t *BootTimer) RecordAt(name string, at time.Time, cpu time.Duration) {
 func (t *BootTimer) add(m Mark) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.marks) == maxMarks {
-		t.dropped++
-		return
+	if m.Guest() {
+		if t.guest == maxMarks {
+			t.dropped++
+			return
+		}
+		t.guest++
 	}
 	t.marks = append(t.marks, m)
 }
 
 // Marks returns a copy of the marks in the order in which they were made, and
-// the number that came after the timer was full.
+// the number of the guest's that came after it had made maxMarks.
 func (t *BootTimer) Marks() (marks []Mark, dropped uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -184,7 +184,7 @@ func TestHeader(t *testing.T) {
 		{"entry 0", base().put64(24, 0), loader.ErrFit, "entry point 0x0 is below 0x100000"},
 		{"entry below", base().put64(24, 0xfffff), loader.ErrFit, "entry point 0xfffff is below 0x100000"},
 		{"entry in the last byte", base().put64(24, memSize-1), ok, ""},
-		{"entry at the end", base().put64(24, memSize), loader.ErrFit, "entry point 0x200000 is beyond guest memory, which ends at 0x200000 (it would need 3 MiB)"},
+		{"entry at the end", base().put64(24, memSize), loader.ErrFit, "entry point 0x200000 is beyond guest memory, which ends at 0x200000 (it would need 4 MiB)"},
 		{"entry in the last byte of 4 GiB", base().put64(24, 1<<32-1), loader.ErrFit, "(it would need 4096 MiB)"},
 		{"entry beyond any memory", base().put64(24, 1<<64-1), loader.ErrFit, "entry point 0xffffffffffffffff is beyond guest memory, which ends at 0x200000"},
 	} {

@@ -80,7 +80,7 @@ const maxMem = 4 << 30
 func (img *Image) tooSmall(what string, last, have uint64) *Error {
 	hint := ""
 	if last < maxMem {
-		hint = fmt.Sprintf(" (it would need %d MiB)", last>>20+1)
+		hint = fmt.Sprintf(" (it would need %d MiB)", (last>>21+1)*2) // a multiple of 2 MiB, as the ABI wants
 	}
 	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
 }

@@ -56,7 +56,7 @@ func TestSegments(t *testing.T) {
 		{"exact fit", base().seg(data, phVaddr, top, phMemsz, 0x1000), ok, ""},
 		{"exact fit by alignment", base().seg(data, phVaddr, memSize-4), ok, ""},
 		{"one byte too large", base().seg(data, phVaddr, top, phMemsz, 0x1001), fit,
-			"segment 1 at 0x1ff000: its end 0x201000 is beyond guest memory, which ends at 0x200000 (it would need 3 MiB)"},
+			"segment 1 at 0x1ff000: its end 0x201000 is beyond guest memory, which ends at 0x200000 (it would need 4 MiB)"},
 		{"exact fit but for alignment", base().seg(data, phVaddr, 0x180000, phMemsz, 0x80000, phAlign, 0x80000), ok, ""},
 		{"alignment beyond the end", base().seg(data, phVaddr, 0x180000, phMemsz, 0x80001, phAlign, 0x80000), fit, "its end 0x280000 is beyond"},
 

@@ -16,7 +16,11 @@ import (
 // the guest will read there, and returns the hypercalls' configuration. Files
 // come first: an interface is only taken when nothing else can go wrong.
 func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
-	t := hypercall.Config{Console: vm.console(), WakeFD: vm.wake.PollFD(), HostError: vm.hostErrorLogger(m)}
+	t := hypercall.Config{WakeFD: vm.wake.PollFD(), HostError: vm.hostErrorLogger(m)}
+	var err error
+	if t.Console, err = vm.console(); err != nil {
+		return t, err
+	}
 	disks, err := assign(m, loader.DeviceBlock, len(vm.cfg.Disks), func(i int) string { return vm.cfg.Disks[i].Name })
 	if err != nil {
 		return t, err
@@ -191,14 +195,18 @@ func (vm *VM) attachNet(c *Net, e *loader.Device) (*hostio.Tap, error) {
 }
 
 // console returns where PUTS goes.
-func (vm *VM) console() io.Writer {
+func (vm *VM) console() (io.Writer, error) {
 	switch w := vm.cfg.Console.(type) {
 	case nil:
-		return io.Discard
+		return io.Discard, nil
 	case interface{ Fd() uintptr }:
-		return hostio.NewConsole(int(w.Fd()), vm.wake)
+		fd := int(w.Fd())
+		if fd < 0 {
+			return nil, configError("console: the file is closed")
+		}
+		return hostio.NewConsole(fd, vm.wake), nil
 	default:
-		return w
+		return w, nil
 	}
 }
 
@@ -208,8 +216,14 @@ func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, sysc
 	var counts [hypercall.MaxHandles]uint64
 	return func(dev string, handle int, op string, err syscall.Errno) {
 		counts[handle]++
-		if n := counts[handle]; n&(n-1) == 0 {
-			vm.log.Error(dev+" "+op+" failed", "device", m.Entries[handle].Name, "error", err.Error(), "count", n)
+		n := counts[handle]
+		if n&(n-1) != 0 {
+			return
 		}
+		log := vm.log
+		if name := m.Entries[handle].Name; name != "" {
+			log = log.With("device", name) // the console has none
+		}
+		log.Error(dev+" "+op+" failed", "error", err.Error(), "count", n)
 	}
 }

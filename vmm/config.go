@@ -116,11 +116,11 @@ func (c *Config) check() error {
 		c.Memory = DefaultMemory
 	}
 	switch {
+	case c.Memory > hvtMaxMem:
+		return configError("guest memory of %s: an hvt guest has at most 4096 MiB", formatBytes(c.Memory))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
 		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
-	case c.Memory > hvtMaxMem:
-		return configError("guest memory of %s: an hvt guest has at most 4096 MiB", formatBytes(c.Memory))
 	}
 	for i := range c.Nets {
 		n := &c.Nets[i]

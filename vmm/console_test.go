@@ -124,7 +124,7 @@ func TestConsoleFails(t *testing.T) {
 				c.Console = failingWriter{tt.err}
 				c.Log = slog.New(slog.NewTextHandler(&log, nil))
 			})
-			line := `level=ERROR msg="console write failed" device="" error="` + tt.want + `" count=`
+			line := `level=ERROR msg="console write failed" error="` + tt.want + `" count=`
 			wantLines(t, &log, []string{line + "1", line + "2", line + "4"})
 		})
 	}
@@ -145,5 +145,5 @@ func TestConsoleFull(t *testing.T) {
 		c.Console = f
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	})
-	wantLines(t, &log, []string{`level=ERROR msg="console write failed" device="" error="no space left on device" count=1`})
+	wantLines(t, &log, []string{`level=ERROR msg="console write failed" error="no space left on device" count=1`})
 }

@@ -23,7 +23,7 @@ const (
 	FaultPointer                      // gave a hypercall a pointer that leaves its memory
 	FaultInternal                     // an instruction that this KVM cannot run
 	FaultEntry                        // the processor refused the guest's state
-	FaultShutdown                     // triple fault
+	FaultShutdown                     // triple fault; on SVM the registers are those after reset, RIP 0xfff0
 	FaultHLT                          // halted with nothing that could wake it
 	FaultExit                         // any other exit of KVM
 )
@@ -39,7 +39,7 @@ func (k FaultKind) String() string {
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
 	Kind FaultKind
-	RIP  uint64 // of the faulting instruction; for a port access KVM may be past it
+	RIP  uint64 // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
 	Addr uint64 // what was touched: guest-physical, or CR2 for a triple fault
 	Code uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
 	Exit uint32 // KVM's exit reason

@@ -137,6 +137,7 @@ const hangs = 50 * time.Second
 // runVM runs vm to its end, which the time limit must not be.
 func runVM(t testing.TB, vm *VM) (Result, error) {
 	t.Helper()
+	testutil.Watchdog(t) // for a guest that the time limit does not stop
 	ctx, cancel := context.WithTimeout(context.Background(), hangs)
 	defer cancel()
 	res, err := vm.Run(ctx)

@@ -18,6 +18,7 @@ import (
 // likely: nothing here depends on what it does with them.
 func runHostile(t *testing.T, code []byte) {
 	t.Helper()
+	testutil.Watchdog(t)
 	g := guest{code: code, devices: oneDisk}
 	cfg := g.config()
 	cfg.Disks = []Disk{{Path: image(t, 4096)}}
@@ -152,6 +153,7 @@ func (c *changing) ReadAt(b []byte, off int64) (int, error) {
 // between any two reads of it. What was checked stays what is used.
 func TestKernelChangesWhileLoaded(t *testing.T) {
 	testutil.RequireKVM(t)
+	testutil.Watchdog(t)
 	testutil.CheckFDs(t)
 	g := guest{devices: oneDisk}
 	g.halt(0)
@@ -224,6 +226,7 @@ func (f *failing) ReadAt(b []byte, off int64) (int, error) {
 // the VM ends and is gone.
 func TestGarbageIsNoKernel(t *testing.T) {
 	testutil.RequireKVM(t)
+	testutil.Watchdog(t)
 	testutil.CheckFDs(t)
 	var g guest
 	g.halt(0)

@@ -128,6 +128,7 @@ func TestResultBeatsLaterStop(t *testing.T) {
 
 // TestFirstCauseWins stops a VM twice before it runs.
 func TestFirstCauseWins(t *testing.T) {
+	testutil.Watchdog(t)
 	var g guest
 	g.spin()
 	vm := newVM(t, g.config())

@@ -242,6 +242,6 @@ func (vm *VM) release() error {
 }
 
 // Timeline returns the boot marks so far, the monitor's and the guest's, in
-// the order in which they were made, and how many came after the list was
-// full. It may be called from any goroutine.
+// the order in which they were made, and how many of the guest's came after
+// its first 256. It may be called from any goroutine.
 func (vm *VM) Timeline() (marks []devices.Mark, dropped uint64) { return vm.timer.Marks() }

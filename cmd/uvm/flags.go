@@ -36,7 +36,8 @@ func parse(f *pflag.FlagSet, name string, args []string) (status int) {
 		return exitOK
 	}
 	hint := ""
-	if f.NArg() > 0 || laterThanKernel(args) {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && (f.NArg() > 0 || laterThanKernel(args)) {
 		hint = " (guest arguments go after --)"
 	}
 	return fail(exitUsage, "%v%s", err, hint)

@@ -20,7 +20,7 @@ type bootReport struct {
 	Kernel  string     `json:"kernel"`
 	Outcome outcome    `json:"outcome"`
 	Marks   []bootMark `json:"marks"`
-	Dropped uint64     `json:"dropped_marks"` // guest marks beyond the limit of 256 in all
+	Dropped uint64     `json:"dropped_marks"` // guest marks beyond the first 256
 }
 
 type bootMark struct {

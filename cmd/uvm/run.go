@@ -143,12 +143,16 @@ func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 // logger returns the monitor's own log, on stderr.
 func (s *settings) logger() (*slog.Logger, error) {
 	var opts slog.HandlerOptions
-	if s.LogLevel != "" {
-		var level slog.Level
-		if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
-			return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)
-		}
-		opts.Level = level
+	switch s.LogLevel {
+	case "debug":
+		opts.Level = slog.LevelDebug
+	case "", "info":
+	case "warn":
+		opts.Level = slog.LevelWarn
+	case "error":
+		opts.Level = slog.LevelError
+	default:
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)
 	}
 	switch s.LogFormat {
 	case "", "text":

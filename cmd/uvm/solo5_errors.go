@@ -44,8 +44,8 @@ func solo5Error(err error, run *solo5Run) error {
 		return solo5Fail("%s: Backing storage must be at least 1 block (%d bytes) in size", capacity.Name, capacity.BlockSize)
 	case errors.As(err, &cmdline):
 		return solo5Fail("Guest command line too long (max=%d characters)", cmdline.Max)
-	case errors.As(err, &tap) && run != nil:
-		return run.tapError(tap)
+	case errors.As(err, &tap) && errors.As(err, &host) && run != nil:
+		return run.tapError(tap, host.What)
 	case errors.As(err, &disk):
 		return solo5Fail("Could not open block device: %s: %s", disk.Path, cError(disk.Err))
 	case errors.As(err, &guest):
@@ -132,14 +132,10 @@ func (r *solo5Run) words() []string {
 	return w
 }
 
-// tapError finds the option that names the interface.
-func (r *solo5Run) tapError(e *hostio.TapError) error {
+// tapError finds the option that names the device that vmm calls what.
+func (r *solo5Run) tapError(e *hostio.TapError, what string) error {
 	for _, n := range r.nets {
-		iface := n.TAP
-		if n.FD != nil {
-			iface = fmt.Sprintf("fd %d", *n.FD)
-		}
-		if iface == e.Name {
+		if what == fmt.Sprintf("net %q", n.Name) {
 			_, value, _ := strings.Cut(n.word, "=")
 			return solo5Invalid(n.word, solo5Attach(value, cError(e.Err)))
 		}

@@ -14,6 +14,9 @@ func versionMain(args []string) int {
 	if status := parse(f, "version", args); status >= 0 {
 		return status
 	}
+	if f.NArg() > 0 {
+		return fail(exitUsage, "unexpected argument %q", f.Arg(0))
+	}
 	fmt.Printf("uvm %s (%s, hvt ABI version 2)\n", version, runtime.Version())
 	return exitOK
 }

@@ -291,11 +291,14 @@ func TestTapFromFD(t *testing.T) {
 	if flags, err := unix.FcntlInt(uintptr(tap.PollFD()), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 		t.Errorf("descriptor flags = %#x, %v; want FD_CLOEXEC", flags, err)
 	}
+	if flags, err := unix.FcntlInt(uintptr(tap.PollFD()), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
+		t.Errorf("status flags = %#x, %v; want O_NONBLOCK: ReadFrame must not wait", flags, err)
+	}
 	sock, b := peer(t, "tap0"), make([]byte, 256)
 	if _, err := unix.Write(sock, frame("in")); err != nil {
 		t.Fatal(err)
 	}
-	if n := receive(t, tap, b); string(b[14:n]) != "in" { // blocks for ever without O_NONBLOCK
+	if n := receive(t, tap, b); string(b[14:n]) != "in" {
 		t.Errorf("ReadFrame = %q; want in", b[14:n])
 	}
 	if e := tap.WriteFrame(frame("out")); e != 0 {

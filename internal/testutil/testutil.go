@@ -4,9 +4,12 @@
 package testutil
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +100,22 @@ func Until(t testing.TB, what string, ok func() bool) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// UntilInSyscall returns once the kernel has the thread tid of this process in
+// one of the given system calls, so that what follows finds it waiting there.
+func UntilInSyscall(t testing.TB, tid int, numbers ...int) {
+	t.Helper()
+	file := fmt.Sprintf("/proc/self/task/%d/syscall", tid)
+	Until(t, fmt.Sprintf("thread %d in system call %v", tid, numbers), func() bool {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(string(b), " ")
+		n, err := strconv.Atoi(first) // "running" has no number
+		return err == nil && slices.Contains(numbers, n)
+	})
 }
 
 // FDs returns the process's open descriptors and what each one refers to.
