@@ -72,10 +72,13 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	if size != 4 || len(data) != 4 {
 		return devices.NewPortError(port, size, data, true)
 	}
-	n := Call(port - PortBase)
+	n := port - PortBase
+	if n >= numCalls {
+		return devices.NewPortError(port, size, data, true) // not a port of this device
+	}
 	call := t.calls[n]
 	if call == nil {
-		return &InvalidCallError{n}
+		return &InvalidCallError{Call(n)}
 	}
 	return call(t, memory.Addr(le.Uint32(data)))
 }

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -24,6 +25,9 @@ type guest struct {
 	vm  *VM
 	sys *System
 	mem []byte
+
+	// interrupted counts the EINTR that owner got without a Kick.
+	interrupted atomic.Int64
 }
 
 // newGuest makes a guest that starts with code, and closes it after the test.

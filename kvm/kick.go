@@ -16,7 +16,9 @@ func (v *VCPU) Bind() {
 	v.kick.Unlock()
 }
 
-// Unbind ends Bind. No signal reaches the thread after it has returned.
+// Unbind ends Bind. No signal reaches the thread after it has returned. An owner
+// that hands the vCPU on unbinds before it says so, or it would take away the
+// next one's Bind.
 func (v *VCPU) Unbind() {
 	v.kick.Lock()
 	v.kick.tid = 0

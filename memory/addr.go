@@ -50,12 +50,13 @@ type AccessError struct {
 	Addr Addr
 	Len  uint64 // bytes
 	Want Perm   // 0 for the monitor's own access, which needs bounds only
+	End  Addr   // the first address after guest memory
 }
 
 func (e *AccessError) Error() string {
 	s := "guest memory access at " + e.Addr.String() + ", " + strconv.FormatUint(e.Len, 10) + " bytes"
-	if e.Want != 0 {
-		s += ": no " + e.Want.String() + " permission there"
+	if e.Addr > e.End || e.Len > uint64(e.End-e.Addr) {
+		return s + ": beyond the end of memory at " + e.End.String()
 	}
-	return s
+	return s + ": no " + e.Want.String() + " permission there"
 }

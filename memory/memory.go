@@ -40,7 +40,7 @@ func (m *Memory) Host() []byte { return m.host }
 func (m *Memory) At(a Addr, n uint64) ([]byte, error) {
 	size := m.Size()
 	if uint64(a) > size || n > size-uint64(a) {
-		return nil, &AccessError{Addr: a, Len: n}
+		return nil, &AccessError{Addr: a, Len: n, End: Addr(size)}
 	}
 	return m.host[a : uint64(a)+n : uint64(a)+n], nil
 }

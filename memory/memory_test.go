@@ -74,7 +74,7 @@ func TestAt(t *testing.T) {
 		b, err := m.At(c.a, c.n)
 		if !c.ok {
 			var ae *AccessError
-			if b != nil || !errors.As(err, &ae) || *ae != (AccessError{Addr: c.a, Len: c.n}) {
+			if b != nil || !errors.As(err, &ae) || *ae != (AccessError{Addr: c.a, Len: c.n, End: size}) {
 				t.Errorf("At(%v, %d) = %d bytes, %v; want an AccessError with the same numbers", c.a, c.n, len(b), err)
 			}
 			continue
@@ -226,8 +226,10 @@ func TestTexts(t *testing.T) {
 		{Write.String(), "write"},
 		{ReadWrite.String(), "read-write"},
 		{Perm(7).String(), "perm 7"},
-		{(&AccessError{Addr: 0x1000, Len: 8}).Error(), "guest memory access at 0x1000, 8 bytes"},
-		{(&AccessError{0x1000, 8, Write}).Error(), "guest memory access at 0x1000, 8 bytes: no write permission there"},
+		{(&AccessError{0x1000, 8, 0, 0x1007}).Error(), "guest memory access at 0x1000, 8 bytes: beyond the end of memory at 0x1007"},
+		{(&AccessError{0x2000, 0, Read, 0x1000}).Error(), "guest memory access at 0x2000, 0 bytes: beyond the end of memory at 0x1000"},
+		{(&AccessError{1<<64 - 1, 1<<64 - 1, Read, 0x1000}).Error(), "guest memory access at 0xffffffffffffffff, 18446744073709551615 bytes: beyond the end of memory at 0x1000"},
+		{(&AccessError{0x1000, 8, Write, 0x1008}).Error(), "guest memory access at 0x1000, 8 bytes: no write permission there"},
 	} {
 		if c.got != c.want {
 			t.Errorf("text = %q; want %q", c.got, c.want)

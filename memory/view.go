@@ -57,7 +57,7 @@ func (v *View) ReadWritable(a Addr, n uint64) ([]byte, error) { return v.slice(a
 func (v *View) slice(a Addr, n uint64, want Perm) ([]byte, error) {
 	b, err := v.mem.At(a, n)
 	if err != nil || !v.allows(a, a+Addr(n), want) {
-		return nil, &AccessError{Addr: a, Len: n, Want: want}
+		return nil, &AccessError{Addr: a, Len: n, Want: want, End: Addr(v.mem.Size())}
 	}
 	return b, nil
 }

@@ -103,7 +103,7 @@ func TestView(t *testing.T) {
 			switch {
 			case err == nil && (uint64(len(b)) != c.n || uint64(cap(b)) != c.n || c.n > 0 && &b[0] != &v.mem.host[c.a]):
 				t.Errorf("%s(%v, %d) = %d bytes, capacity %d; want those bytes of memory", f.name, c.a, c.n, len(b), cap(b))
-			case err != nil && (b != nil || !errors.As(err, &ae) || *ae != (AccessError{c.a, c.n, f.want})):
+			case err != nil && (b != nil || !errors.As(err, &ae) || *ae != (AccessError{c.a, c.n, f.want, Addr(v.mem.Size())})):
 				t.Errorf("%s(%v, %d) = %d bytes, %v; want no bytes and an AccessError that says so", f.name, c.a, c.n, len(b), err)
 			}
 		}

@@ -56,7 +56,7 @@ const DefaultMemory = 64 << 20
 type Net struct {
 	Name string  // device in the guest's manifest; "" = by position
 	TAP  string  // interface, which must exist and be up
-	FD   *int    // inherited TAP descriptor; the VM uses a duplicate
+	FD   *int    // inherited TAP descriptor with IFF_NO_PI; the VM uses a duplicate
 	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
 }

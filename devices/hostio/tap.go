@@ -72,14 +72,19 @@ func attach(fd int, name string) error {
 	case err != nil:
 		return &TapError{name, "TUNSETIFF", err}
 	}
-	// An earlier user of the interface may have left segmentation offload on;
-	// without a vnet header its frames would arrive longer than the MTU.
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
-		return &TapError{name, "TUNSETOFFLOAD", err}
-	}
 	// The driver expands a pattern such as tap%d; that is not what was asked for.
 	if ifr.Name() != name {
 		return &TapError{name, "the kernel attached " + ifr.Name() + " instead", unix.EINVAL}
+	}
+	return noOffload(fd, name)
+}
+
+// noOffload has the kernel hand out frames no longer than the MTU, with their
+// checksums: an earlier user of the interface may have taken on more, for which
+// a vnet header would be needed.
+func noOffload(fd int, name string) error {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+		return &TapError{name, "TUNSETOFFLOAD", err}
 	}
 	return nil
 }
@@ -93,9 +98,10 @@ func interfaceMTU(sock int, name string) (int, error) {
 	return int(ifr.Uint32()), err
 }
 
-// TapFromFD uses an open TAP descriptor that the process inherited. The Tap
-// works on a duplicate; fd stays the caller's, but for O_NONBLOCK, which the
-// two share.
+// TapFromFD uses an open TAP descriptor that the process inherited. It has to be
+// one with IFF_NO_PI, which cannot be checked: in TUNGETIFF's answer that bit
+// means IFF_NOFILTER. The Tap works on a duplicate; fd stays the caller's, but
+// for O_NONBLOCK and the offloads, which the two share.
 func TapFromFD(fd int) (*Tap, error) {
 	name := fmt.Sprintf("fd %d", fd)
 	ifr, err := unix.NewIfreq("")
@@ -111,9 +117,9 @@ func TapFromFD(fd int) (*Tap, error) {
 	case err != nil:
 		return nil, &TapError{name, "not a TAP descriptor", err}
 	}
-	const want, mask = unix.IFF_TAP | unix.IFF_NO_PI, unix.IFF_TUN | unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	const want, mask = unix.IFF_TAP, unix.IFF_TUN | unix.IFF_TAP | unix.IFF_VNET_HDR
 	if f := ifr.Uint16(); f&mask != want {
-		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP and IFF_NO_PI without IFF_VNET_HDR", ifr.Name(), f), unix.EINVAL}
+		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP without IFF_VNET_HDR", ifr.Name(), f), unix.EINVAL}
 	}
 	mtu := DefaultMTU
 	if sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
@@ -129,6 +135,10 @@ func TapFromFD(fd int) (*Tap, error) {
 	if err := unix.SetNonblock(dup, true); err != nil {
 		unix.Close(dup)
 		return nil, &TapError{name, "O_NONBLOCK", err}
+	}
+	if err := noOffload(dup, name); err != nil {
+		unix.Close(dup)
+		return nil, err
 	}
 	return &Tap{fd: dup, mtu: mtu}, nil
 }
