@@ -75,12 +75,14 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	}
 	// KVM wants one vCPU to stay on one thread, and Kick needs to know which.
 	runtime.LockOSThread()
+	slack := setTimerSlack(vcpuTimerSlack)
 	vm.vcpu.Bind()
 	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
 	// Deferred, because the caller's console may panic: Close waits for done.
 	defer func() {
 		unwatch()
 		vm.vcpu.Unbind()
+		setTimerSlack(slack)
 		runtime.UnlockOSThread()
 
 		vm.mu.Lock()
