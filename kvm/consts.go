@@ -24,6 +24,7 @@ const (
 	ioSetRegs           = 0x4090ae82 // vcpu
 	ioGetSregs          = 0x8138ae83 // vcpu
 	ioSetSregs          = 0x4138ae84 // vcpu
+	ioSetMSRs           = 0x4008ae89 // vcpu
 	ioSetCPUID2         = 0x4008ae90 // vcpu
 	ioGetTSCKHz         = 0xaea3     // vcpu
 )

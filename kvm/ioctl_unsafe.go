@@ -16,8 +16,14 @@ func ioctl(fd int, req, arg uintptr) (uintptr, syscall.Errno) {
 
 // ioctlPtr passes a pointer to a structure that the kernel reads or fills.
 func ioctlPtr[T any](fd int, req uintptr, p *T) syscall.Errno {
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), req, uintptr(unsafe.Pointer(p)))
+	_, errno := ioctlPtrResult(fd, req, p)
 	return errno
+}
+
+// ioctlPtrResult is ioctlPtr for calls whose result means something.
+func ioctlPtrResult[T any](fd int, req uintptr, p *T) (uintptr, syscall.Errno) {
+	r, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), req, uintptr(unsafe.Pointer(p)))
+	return r, errno
 }
 
 // userAddr is the address of guest memory for a kvm_userspace_memory_region.

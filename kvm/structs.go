@@ -66,6 +66,15 @@ type cpuidTable struct {
 	entries [maxCPUID]CPUIDEntry
 }
 
+// oneMSR is struct kvm_msrs with room for one entry.
+type oneMSR struct {
+	nmsrs uint32
+	_     uint32
+	index uint32
+	_     uint32
+	data  uint64
+}
+
 // userMemoryRegion is struct kvm_userspace_memory_region.
 type userMemoryRegion struct {
 	slot, flags   uint32

@@ -56,6 +56,16 @@ func (v *VCPU) SetCPUID(c *CPUID) error {
 	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, &c.table))
 }
 
+// SetMSR writes one model-specific register (section 4.19).
+func (v *VCPU) SetMSR(index uint32, value uint64) error {
+	m := oneMSR{nmsrs: 1, index: index, data: value}
+	n, errno := ioctlPtrResult(v.fd, ioSetMSRs, &m)
+	if errno == 0 && n != 1 {
+		errno = syscall.EINVAL // the result is the number of registers written
+	}
+	return opError("KVM_SET_MSRS", errno)
+}
+
 // TSCKHz is the guest's TSC frequency in kHz (section 4.56). The error is EIO
 // where the host's TSC is unstable.
 func (v *VCPU) TSCKHz() (uint64, error) {

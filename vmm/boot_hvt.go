@@ -74,21 +74,12 @@ func writeBootInfo(mem *memory.Memory, bi hvtBootInfo, m *loader.Manifest, cmdli
 // page tables stays out, though a guest in ring 0 could map it.
 func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
 	v := memory.NewView(mem)
-	if err := v.Grant(gpaBootInfo, gpaLowEnd, memory.Read); err != nil {
-		return nil, err
-	}
-	at := gpaLowEnd
-	for i := range img.Segments {
-		s := &img.Segments[i]
-		if err := v.Grant(at, s.Start(), memory.ReadWrite); err != nil {
+	for _, m := range hvtMap(img, mem.Size()) {
+		if err := v.Grant(m.start, m.end, m.perm); err != nil {
 			return nil, err
 		}
-		if err := v.Grant(s.Start(), s.End(), s.Perm()); err != nil {
-			return nil, err
-		}
-		at = s.End()
 	}
-	return v, v.Grant(at, memory.Addr(mem.Size()), memory.ReadWrite)
+	return v, nil
 }
 
 // protectSegments gives the host's pages the permissions of the segments, so

@@ -28,6 +28,9 @@ type Config struct {
 	Nets  []Net
 	Disks []Disk
 
+	// Ring says where the guest runs: RingSealed or Ring0, which is the default.
+	Ring Ring
+
 	// Console takes the guest's output; nil discards it. An *os.File (anything
 	// with an Fd method) is written to directly, and a VM that waits for its
 	// reader can still be stopped; any other Writer has to return by itself.
@@ -44,8 +47,30 @@ type Config struct {
 	// that mark out.
 	ExecTime time.Time
 
+	// TSSAvailable is for tests under QEMU's emulation of SVM, whose check of the
+	// I/O bitmap wants the task register's segment available and not busy.
+	TSSAvailable bool
+
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
+}
+
+// Ring is the privilege that an hvt guest has.
+type Ring string
+
+// The rings.
+const (
+	Ring0      Ring = "0"      // as under Solo5's tender
+	RingSealed Ring = "sealed" // ring 3, under tables that the guest cannot reach
+)
+
+// tssType is the type of the task register's segment: busy, as every processor
+// wants it.
+func (c *Config) tssType() uint8 {
+	if c.TSSAvailable {
+		return 9
+	}
+	return 11
 }
 
 // DefaultMemory is the guest memory in bytes when Config.Memory is 0.
@@ -111,6 +136,13 @@ func (c *Config) check() error {
 	}
 	if c.CPUs < 0 || c.CPUs > 1 {
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
+	}
+	switch c.Ring {
+	case "":
+		c.Ring = Ring0
+	case Ring0, RingSealed:
+	default:
+		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)
 	}
 	if c.Memory == 0 {
 		c.Memory = DefaultMemory

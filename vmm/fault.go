@@ -26,6 +26,9 @@ const (
 	FaultShutdown                     // triple fault; on SVM the registers are those after reset, RIP 0xfff0
 	FaultHLT                          // halted with nothing that could wake it
 	FaultExit                         // any other exit of KVM
+	FaultException                    // sealed: an exception that the guest has no handler for
+	FaultPrivileged                   // sealed: an instruction that the monitor does not carry out
+	FaultSeal                         // sealed: ring 0 was entered in a way that should not exist
 )
 
 func (k FaultKind) String() string {
@@ -33,18 +36,20 @@ func (k FaultKind) String() string {
 		"host/guest translation fault", "access to an address without memory", "invalid port access",
 		"invalid hypercall", "invalid guest pointer", "KVM internal error", "KVM entry failure",
 		"triple fault", "HLT without an interrupt to wake it", "unhandled KVM exit",
+		"exception without a handler", "refused instruction (try --ring 0)", "broken seal",
 	}[k]
 }
 
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
-	Kind FaultKind
-	RIP  uint64 // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
-	Addr uint64 // what was touched: guest-physical, or CR2 for a triple fault
-	Code uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
-	Exit uint32 // KVM's exit reason
-	Insn []byte // bytes at RIP, where they can be read
-	Err  error  // the device's words, for ports and hypercalls
+	Kind   FaultKind
+	RIP    uint64 // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
+	Addr   uint64 // what was touched: guest-physical, or CR2 for a triple fault
+	Code   uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
+	Exit   uint32 // KVM's exit reason
+	Vector uint8  // sealed: the exception; Code is its error code
+	Insn   []byte // bytes at RIP, where they can be read
+	Err    error  // the device's words, for ports and hypercalls
 }
 
 func (e *GuestError) Error() string {
@@ -65,6 +70,11 @@ func (e *GuestError) Error() string {
 		s += fmt.Sprintf(", hardware reason %#x", e.Code)
 	case FaultExit:
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
+	case FaultException:
+		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
+		if e.Addr != noAddr {
+			s += fmt.Sprintf(", address %#x", e.Addr)
+		}
 	}
 	s += fmt.Sprintf(", rip=%#x", e.RIP)
 	if len(e.Insn) > 0 {
@@ -108,11 +118,12 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	if rip >= size {
 		return nil
 	}
-	b, err := vm.view.Readable(memory.Addr(rip), min(longest, size-rip))
-	if err != nil {
-		return nil
+	for n := min(longest, size-rip); n > 0; n-- {
+		if b, err := vm.view.Readable(memory.Addr(rip), n); err == nil {
+			return append([]byte(nil), b...)
+		}
 	}
-	return append([]byte(nil), b...)
+	return nil
 }
 
 // portFault explains an error of the bus or of a device on it. Only the

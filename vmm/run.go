@@ -42,6 +42,9 @@ func (vm *VM) exit() error {
 	switch reason := vm.vcpu.Reason(); reason {
 	case kvm.ExitIO:
 		io := vm.vcpu.IO()
+		if vm.sealed != nil && io.Port < sealedVectors {
+			return vm.sealed.trap(io.Port)
+		}
 		var err error
 		if io.Out {
 			err = vm.ports.Out(io.Port, io.Size, io.Data)

@@ -30,6 +30,9 @@ type VM struct {
 	view *memory.View
 	wake *hostio.Event
 
+	sealed *sealed        // nil for a guest in ring 0
+	tables *memory.Memory // sealed: page tables that do not fit below the guest
+
 	ports devices.PortBus
 	// closers are the attached host devices, in the order of attachment.
 	closers []io.Closer
@@ -132,7 +135,12 @@ func (vm *VM) build() error {
 	if err := query.apply(vm.vcpu); err != nil {
 		return err
 	}
-	if err := bootRing0(vm.mem, vm.vcpu, img.Entry); err != nil {
+	if cfg.Ring == RingSealed {
+		err = vm.bootSealed(img, query.cpuid)
+	} else {
+		err = bootRing0(vm.mem, vm.vcpu, img.Entry)
+	}
+	if err != nil {
 		return err
 	}
 	if err := protectSegments(vm.mem, img); err != nil {
@@ -233,6 +241,7 @@ func (vm *VM) release() error {
 	shut(vm.kvm, vm.kvm != nil)
 	shut(vm.sys, vm.sys != nil)
 	shut(vm.mem, vm.mem != nil)
+	shut(vm.tables, vm.tables != nil)
 	for i := len(vm.closers) - 1; i >= 0; i-- {
 		shut(vm.closers[i], true)
 	}

@@ -22,6 +22,7 @@ type settings struct {
 	Args        []string `json:"args,omitempty"`
 	Memory      memSize  `json:"memory,omitempty"`
 	CPUs        int      `json:"cpus,omitempty"`
+	Ring        string   `json:"ring,omitempty"`
 	Nets        netList  `json:"net,omitempty"`
 	Disks       diskList `json:"disk,omitempty"`
 	Console     string   `json:"console,omitempty"`
@@ -59,7 +60,7 @@ func (s *settings) load(path string) error {
 // vmConfig is the part that the library understands.
 func (s *settings) vmConfig() vmm.Config {
 	c := vmm.Config{
-		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, ExecTime: execTime,
+		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), TSSAvailable: os.Getenv("UVM_LAB_TSS") != "", ExecTime: execTime,
 	}
 	for _, n := range s.Nets {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})

@@ -1,0 +1,185 @@
+package vmm
+
+import (
+	"errors"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// errRefused is an instruction that the monitor does not carry out.
+var errRefused = errors.New("privileged instruction")
+
+// privileged carries out the instruction that a #GP stopped at, if it is one of
+// those that an hvt guest may use in ring 0. Every other #GP is the guest's.
+func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+	code := s.vm.bytesAt(f.rip)
+	if port, ok := portAccess(code, regs); ok {
+		return &GuestError{Kind: FaultPort, RIP: f.rip, Addr: uint64(port.Port), Vector: vecGP, Insn: code, Err: port}
+	}
+	in, ok := decode(code)
+	if !ok {
+		return s.deliver(f, regs)
+	}
+	next := *f
+	next.rip += uint64(in.len)
+	switch err := s.execute(&in, &next, regs, sregs); {
+	case err == errRefused:
+		return s.fault(f, FaultPrivileged, noAddr)
+	case err != nil:
+		return err
+	}
+	*f = next
+	return nil
+}
+
+// execute has the effect of in. f is where the guest goes on.
+func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+	switch in.kind {
+	case opWRMSR:
+		value := regs.RDX<<32 | regs.RAX&0xffffffff
+		if !canonical(value) {
+			return errRefused
+		}
+		switch uint32(regs.RCX) {
+		case msrFSBase:
+			sregs.FS.Base = value
+		case msrGSBase:
+			sregs.GS.Base = value
+		default:
+			return errRefused
+		}
+		return nil
+	case opLGDT, opLIDT:
+		b, err := s.operand(in, f, regs, 10)
+		if err != nil {
+			return errRefused
+		}
+		t := kvm.DTable{Limit: le.Uint16(b), Base: le.Uint64(b[2:])}
+		if in.kind == opLGDT {
+			s.gdt = t
+		} else {
+			s.idt = t
+		}
+		return nil
+	case opLTR, opMovSeg:
+		return s.loadSelector(in, f, regs, sregs)
+	case opMovCR2:
+		*register(regs, f, in.rm) = s.cr2
+		return nil
+	case opRETF:
+		b, err := s.vm.view.Readable(memory.Addr(f.rsp), 16)
+		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
+			return errRefused
+		}
+		f.rip, f.rsp = le.Uint64(b), f.rsp+16
+		return nil
+	case opIRET:
+		b, err := s.vm.view.Readable(memory.Addr(f.rsp), 40)
+		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
+			return errRefused
+		}
+		if ss := le.Uint64(b[32:]); ss != abiData && ss != 0 {
+			return errRefused
+		}
+		f.rip, f.rflags, f.rsp = le.Uint64(b), guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
+		return nil
+	case opCLI, opSTI:
+		return nil // there are no interrupts
+	case opINT3:
+		f.vector = vecBP
+		return s.deliver(f, regs)
+	}
+	return s.fault(f, FaultHLT, noAddr)
+}
+
+// loadSelector is LTR and MOV to a segment register. The processor keeps the
+// sealed ones; what the guest asks for has to be what they stand for.
+func (s *sealed) loadSelector(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+	var sel uint16
+	if in.mem {
+		b, err := s.operand(in, f, regs, 2)
+		if err != nil {
+			return errRefused
+		}
+		sel = le.Uint16(b)
+	} else {
+		sel = uint16(*register(regs, f, in.rm))
+	}
+	if in.kind == opLTR {
+		s.tr = sel
+		return nil
+	}
+	const es, ss, ds, fs, gs = 0, 2, 3, 4, 5
+	if sel != abiData && (sel != 0 || in.ext == ss) {
+		return errRefused
+	}
+	switch in.ext {
+	case es, ss, ds:
+	case fs:
+		sregs.FS.Base = 0
+	case gs:
+		sregs.GS.Base = 0
+	default:
+		return errRefused
+	}
+	return nil
+}
+
+// operand returns the n bytes of in's memory operand, if the guest may read
+// them. f.rip is the end of the instruction.
+func (s *sealed) operand(in *insn, f *trapFrame, regs *kvm.Regs, n uint64) ([]byte, error) {
+	a := uint64(int64(in.ea.disp))
+	if in.ea.rip {
+		a += f.rip
+	}
+	if in.ea.base != noReg {
+		a += *register(regs, f, in.ea.base)
+	}
+	if in.ea.index != noReg {
+		a += *register(regs, f, in.ea.index) << in.ea.shift
+	}
+	return s.vm.view.Readable(memory.Addr(a), n)
+}
+
+// register is the general register of that number, 0 to 15. The stack pointer
+// is the frame's: the processor's own points to the ring-0 stack.
+func register(regs *kvm.Regs, f *trapFrame, n uint8) *uint64 {
+	return [...]*uint64{
+		&regs.RAX, &regs.RCX, &regs.RDX, &regs.RBX, &f.rsp, &regs.RBP, &regs.RSI, &regs.RDI,
+		&regs.R8, &regs.R9, &regs.R10, &regs.R11, &regs.R12, &regs.R13, &regs.R14, &regs.R15,
+	}[n&15]
+}
+
+// portAccess recognises IN, OUT, INS and OUTS: the I/O bitmap refused the port.
+func portAccess(code []byte, regs *kvm.Regs) (*devices.PortError, bool) {
+	p := &devices.PortError{Port: uint16(regs.RDX), Size: 4, Count: 1}
+	i := 0
+	for i < len(code) {
+		switch b := code[i]; {
+		case b == 0x66:
+			p.Size = 2
+		case b == 0xf2 || b == 0xf3:
+			p.Count = int(min(regs.RCX, 1<<30))
+		case b&0xf0 == 0x40: // REX means nothing here
+		default:
+			if g := b &^ 3; g != 0xe4 && g != 0xec && g != 0x6c {
+				return nil, false
+			}
+			if b&1 == 0 {
+				p.Size = 1
+			}
+			p.Out = b&2 != 0
+			if b&^3 == 0xe4 {
+				if i+1 >= len(code) {
+					return nil, false
+				}
+				p.Port = uint16(code[i+1])
+			}
+			return p, true
+		}
+		i++
+	}
+	return nil, false
+}

@@ -1,0 +1,233 @@
+package vmm
+
+import (
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// Exception vectors (AMD64 APM volume 2, section 8.2).
+const (
+	vecDB = 1
+	vecBP = 3
+	vecOF = 4
+	vecUD = 6
+	vecDF = 8
+	vecSS = 12
+	vecGP = 13
+	vecPF = 14
+)
+
+// hasErrorCode has a bit for each vector that pushes an error code.
+const hasErrorCode = 1<<vecDF | 1<<10 | 1<<11 | 1<<vecSS | 1<<vecGP | 1<<vecPF | 1<<17 | 1<<21 | 1<<29 | 1<<30
+
+// Bits of RFLAGS.
+const (
+	flagsReserved = 1 << 1
+	flagsTF       = 1 << 8
+	flagsIF       = 1 << 9
+	// flagsGuest is what a guest may set: the arithmetic flags, DF, TF, AC and
+	// ID. IOPL must stay 0, or the I/O bitmap would mean nothing.
+	flagsGuest = 0xcd5 | flagsTF | 1<<18 | 1<<21
+)
+
+func guestFlags(f uint64) uint64 { return f&flagsGuest | flagsReserved }
+
+// What a guest believes its selectors to be: those of ring 0 in hvt ABI 2.
+const (
+	abiCode = 0x08
+	abiData = 0x10
+)
+
+// sealed is what the monitor remembers of a guest in ring 3 instead of the
+// processor: the tables that the guest loaded, and where it is when it traps.
+type sealed struct {
+	vm        *VM
+	userSregs kvm.Sregs // the state in ring 3, but for what the guest changed
+
+	gdt, idt kvm.DTable // of the guest's LGDT and LIDT
+	tr       uint16     // of its LTR
+	cr2      uint64     // what it would read from CR2
+	traps    uint64     // exceptions so far
+}
+
+// trapFrame is an exception as the processor left it on the ring-0 stack.
+type trapFrame struct {
+	vector, code     uint64
+	rip, rflags, rsp uint64
+	cs, ss           uint64
+}
+
+func newSealed(vm *VM, cr4 uint64, tssLimit uint32) *sealed {
+	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
+	return &sealed{vm: vm, userSregs: kvm.Sregs{
+		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
+		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: tssLimit, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
+		LDT: kvm.Segment{Unusable: 1},
+		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: 6*8 - 1},
+		IDT: kvm.DTable{Base: uint64(sealedIDT), Limit: 256*16 - 1},
+		CR0: ring0CR0, CR3: uint64(gpaPML4), CR4: cr4, EFER: sealedEFER,
+	}}
+}
+
+// trap handles an exception, which a stub has brought here by an OUT to the
+// port of its vector. nil lets the guest go on.
+func (s *sealed) trap(vector uint16) error {
+	s.traps++
+	f, regs, sregs, err := s.frame(vector)
+	if err != nil {
+		return err
+	}
+	switch {
+	case vector == vecGP:
+		err = s.privileged(f, regs, sregs)
+	case vector == vecPF && s.violates(f, sregs.CR2):
+		return s.fault(f, FaultTranslation, sregs.CR2)
+	default:
+		s.cr2 = sregs.CR2
+		err = s.deliver(f, regs)
+	}
+	if err != nil {
+		return err
+	}
+	return s.resume(f, regs, sregs)
+}
+
+// frame reads the exception frame and checks that it is one that the processor
+// made: everything else means that ring 0 was reached in another way.
+func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error) {
+	regs, err := s.vm.vcpu.Regs()
+	if err != nil {
+		return nil, nil, nil, kvmError(err)
+	}
+	sregs, err := s.vm.vcpu.Sregs()
+	if err != nil {
+		return nil, nil, nil, kvmError(err)
+	}
+	f := &trapFrame{vector: uint64(vector)}
+	size := uint64(5 * 8)
+	if vector < 64 && hasErrorCode>>vector&1 != 0 {
+		size += 8
+	}
+	b, err := s.vm.mem.At(sealedStack-memory.Addr(size), size)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if size > 40 {
+		f.code, b = le.Uint64(b), b[8:]
+	}
+	f.rip, f.cs, f.rflags, f.rsp, f.ss = le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:]), le.Uint64(b[32:])
+	if regs.RSP != uint64(sealedStack)-size || f.cs != selUserCode || sregs.CS.DPL != 0 {
+		return nil, nil, nil, s.fault(f, FaultSeal, noAddr)
+	}
+	return f, &regs, &sregs, nil
+}
+
+// resume continues the guest in ring 3 where f says.
+func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
+	if err := s.vm.vcpu.SetSregs(sregs); err != nil {
+		return kvmError(err)
+	}
+	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
+	if err := s.vm.vcpu.SetRegs(regs); err != nil {
+		return kvmError(err)
+	}
+	return nil
+}
+
+// Bits of a page fault's error code.
+const (
+	pfWrite = 1 << 1
+	pfFetch = 1 << 4
+)
+
+// violates says whether a page fault is one that the guest's own view of its
+// memory would not have given: in ring 0 all above 1 MiB is writable and
+// everything mapped is executable. Such a fault is the seal at work.
+func (s *sealed) violates(f *trapFrame, addr uint64) bool {
+	switch {
+	case addr >= s.vm.mem.Size() || addr < uint64(gpaBootInfo):
+		return false
+	case addr < uint64(gpaLowEnd):
+		return f.code&pfFetch != 0
+	}
+	return true
+}
+
+// deliver calls the guest's own handler as the processor would in ring 0 (AMD64
+// APM volume 2, section 8.9.3): gate from the guest's IDT, stack from its TSS if
+// the gate names one, frame on that stack. A guest without a usable handler
+// ends; so does one whose handler cannot be entered.
+func (s *sealed) deliver(f *trapFrame, regs *kvm.Regs) error {
+	view := s.vm.view
+	offset := f.vector * 16
+	if s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
+		return s.fault(f, FaultException, s.faultAddr(f))
+	}
+	gate, err := view.Readable(memory.Addr(s.idt.Base+offset), 16)
+	if err != nil {
+		return s.fault(f, FaultException, s.faultAddr(f))
+	}
+	low, high := le.Uint64(gate), le.Uint64(gate[8:])
+	typ := low >> 40 & 0xff
+	if typ&0x9f != 0x8e && typ&0x9f != 0x8f || low>>16&0xffff != abiCode {
+		return s.fault(f, FaultException, s.faultAddr(f))
+	}
+	handler := low&0xffff | low>>32&0xffff0000 | high<<32
+	rsp := f.rsp
+	if ist := low >> 32 & 7; ist != 0 {
+		if rsp, err = s.istStack(ist); err != nil {
+			return s.fault(f, FaultException, s.faultAddr(f))
+		}
+	}
+	rsp &^= 15
+	frame := []uint64{f.rip, abiCode, f.rflags &^ flagsIF, f.rsp, abiData}
+	if f.vector < 64 && hasErrorCode>>f.vector&1 != 0 {
+		frame = append([]uint64{f.code}, frame...)
+	}
+	size := uint64(len(frame)) * 8
+	stack, err := view.Writable(memory.Addr(rsp-size), size)
+	if err != nil || !canonical(handler) {
+		return s.fault(f, FaultException, s.faultAddr(f))
+	}
+	for i, w := range frame {
+		le.PutUint64(stack[i*8:], w)
+	}
+	f.rip, f.rsp, f.rflags = handler, rsp-size, f.rflags&^flagsTF
+	return nil
+}
+
+// istStack reads an interrupt stack pointer from the guest's TSS.
+func (s *sealed) istStack(ist uint64) (uint64, error) {
+	desc, err := s.vm.view.Readable(memory.Addr(s.gdt.Base+uint64(s.tr&^7)), 16)
+	if err != nil {
+		return 0, err
+	}
+	low, high := le.Uint64(desc), le.Uint64(desc[8:])
+	base := low>>16&0xffffff | low>>56<<24 | high<<32
+	b, err := s.vm.view.Readable(memory.Addr(base+36+(ist-1)*8), 8)
+	if err != nil {
+		return 0, err
+	}
+	return le.Uint64(b), nil
+}
+
+// faultAddr is the address that a page fault's report names.
+func (s *sealed) faultAddr(f *trapFrame) uint64 {
+	if f.vector == vecPF {
+		return s.cr2
+	}
+	return noAddr
+}
+
+func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
+
+// fault ends the guest with a report.
+func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) error {
+	return &GuestError{
+		// In ring 0 the guest would have ended by a triple fault.
+		Kind: kind, RIP: f.rip, Addr: addr, Exit: uint32(kvm.ExitShutdown),
+		Vector: uint8(f.vector), Code: f.code, Insn: s.vm.bytesAt(f.rip),
+	}
+}
