@@ -19,7 +19,11 @@ const (
 	opCLI
 	opSTI
 	opHLT
-	opINT3
+	opSGDT // operand in memory; these five trap with UMIP only
+	opSIDT // operand in memory
+	opSTR  // operand a register or 16 bits of memory
+	opSLDT // likewise
+	opSMSW // likewise
 )
 
 // decodeRule is a row of the decoder's table.
@@ -56,7 +60,11 @@ var decodeTable = [...]decodeRule{
 	{false, 0xfa, noModRM, formAny, opCLI},
 	{false, 0xfb, noModRM, formAny, opSTI},
 	{false, 0xf4, noModRM, formAny, opHLT},
-	{false, 0xcc, noModRM, formAny, opINT3},
+	{true, 0x01, 0, formMem, opSGDT},
+	{true, 0x01, 1, formMem, opSIDT},
+	{true, 0x00, 1, formAny, opSTR},
+	{true, 0x00, 0, formAny, opSLDT},
+	{true, 0x01, 4, formAny, opSMSW},
 }
 
 // insn is a decoded instruction.

@@ -8,8 +8,11 @@ import (
 	"github.com/uvm-monitor/uvm/memory"
 )
 
-// errRefused is an instruction that the monitor does not carry out.
-var errRefused = errors.New("privileged instruction")
+// What execute says of an instruction that it does not carry out.
+var (
+	errRefused = errors.New("refused")
+	errHalt    = errors.New("halted")
+)
 
 // privileged carries out the instruction that a #GP stopped at, if it is one of
 // those that an hvt guest may use in ring 0. Every other #GP is the guest's.
@@ -20,15 +23,16 @@ func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) erro
 	}
 	in, ok := decode(code)
 	if !ok {
-		return s.deliver(f, regs)
+		return s.deliver(f)
 	}
 	next := *f
 	next.rip += uint64(in.len)
-	switch err := s.execute(&in, &next, regs, sregs); {
-	case err == errRefused:
+	switch s.execute(&in, &next, regs, sregs) {
+	case nil:
+	case errHalt:
+		return s.fault(f, FaultHLT, noAddr)
+	default:
 		return s.fault(f, FaultPrivileged, noAddr)
-	case err != nil:
-		return err
 	}
 	*f = next
 	return nil
@@ -69,14 +73,14 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		*register(regs, f, in.rm) = s.cr2
 		return nil
 	case opRETF:
-		b, err := s.vm.view.Readable(memory.Addr(f.rsp), 16)
+		b, err := s.view().Readable(memory.Addr(f.rsp), 16)
 		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
 			return errRefused
 		}
 		f.rip, f.rsp = le.Uint64(b), f.rsp+16
 		return nil
 	case opIRET:
-		b, err := s.vm.view.Readable(memory.Addr(f.rsp), 40)
+		b, err := s.view().Readable(memory.Addr(f.rsp), 40)
 		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
 			return errRefused
 		}
@@ -87,12 +91,49 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		return nil
 	case opCLI, opSTI:
 		return nil // there are no interrupts
-	case opINT3:
-		f.vector = vecBP
-		return s.deliver(f, regs)
+	case opHLT:
+		return errHalt
 	}
-	return s.fault(f, FaultHLT, noAddr)
+	return s.storeSystem(in, f, regs)
 }
+
+// storeSystem is SGDT, SIDT, STR, SLDT and SMSW, answered with what the guest
+// believes.
+func (s *sealed) storeSystem(in *insn, f *trapFrame, regs *kvm.Regs) error {
+	switch in.kind {
+	case opSGDT, opSIDT:
+		t := s.gdt
+		if in.kind == opSIDT {
+			t = s.idt
+		}
+		b, err := s.view().Writable(in.address(f, regs), 10)
+		if err != nil {
+			return errRefused
+		}
+		le.PutUint16(b, t.Limit)
+		le.PutUint64(b[2:], t.Base)
+		return nil
+	}
+	value := uint16(0) // SLDT: there is none
+	switch in.kind {
+	case opSTR:
+		value = s.tr
+	case opSMSW:
+		value = ring0CR0 & 0xffff
+	}
+	if !in.mem {
+		*register(regs, f, in.rm) = uint64(value)
+		return nil
+	}
+	b, err := s.view().Writable(in.address(f, regs), 2)
+	if err != nil {
+		return errRefused
+	}
+	le.PutUint16(b, value)
+	return nil
+}
+
+func (s *sealed) view() *memory.View { return s.vm.view }
 
 // loadSelector is LTR and MOV to a segment register. The processor keeps the
 // sealed ones; what the guest asks for has to be what they stand for.
@@ -108,8 +149,7 @@ func (s *sealed) loadSelector(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm
 		sel = uint16(*register(regs, f, in.rm))
 	}
 	if in.kind == opLTR {
-		s.tr = sel
-		return nil
+		return s.loadTR(sel)
 	}
 	const es, ss, ds, fs, gs = 0, 2, 3, 4, 5
 	if sel != abiData && (sel != 0 || in.ext == ss) {
@@ -130,6 +170,11 @@ func (s *sealed) loadSelector(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm
 // operand returns the n bytes of in's memory operand, if the guest may read
 // them. f.rip is the end of the instruction.
 func (s *sealed) operand(in *insn, f *trapFrame, regs *kvm.Regs, n uint64) ([]byte, error) {
+	return s.view().Readable(in.address(f, regs), n)
+}
+
+// address is where a memory operand lies.
+func (in *insn) address(f *trapFrame, regs *kvm.Regs) memory.Addr {
 	a := uint64(int64(in.ea.disp))
 	if in.ea.rip {
 		a += f.rip
@@ -140,7 +185,7 @@ func (s *sealed) operand(in *insn, f *trapFrame, regs *kvm.Regs, n uint64) ([]by
 	if in.ea.index != noReg {
 		a += *register(regs, f, in.ea.index) << in.ea.shift
 	}
-	return s.vm.view.Readable(memory.Addr(a), n)
+	return memory.Addr(a)
 }
 
 // register is the general register of that number, 0 to 15. The stack pointer

@@ -46,6 +46,7 @@ type sealed struct {
 
 	gdt, idt kvm.DTable // of the guest's LGDT and LIDT
 	tr       uint16     // of its LTR
+	tss      kvm.DTable // what that selector meant then; zero before
 	cr2      uint64     // what it would read from CR2
 	traps    uint64     // exceptions so far
 }
@@ -78,14 +79,23 @@ func (s *sealed) trap(vector uint16) error {
 	if err != nil {
 		return err
 	}
+	if vector == vecPF && f.rip == syscallSentinel {
+		// SYSCALL without EFER.SCE, on a KVM that does not honour that: make it
+		// what it should have been.
+		f.vector, f.code, f.rip, f.rflags = vecUD, 0, regs.RCX-2, regs.R11
+	}
 	switch {
-	case vector == vecGP:
+	case f.vector == vecDF:
+		return s.fault(f, FaultSeal, noAddr)
+	case f.vector == vecGP:
 		err = s.privileged(f, regs, sregs)
-	case vector == vecPF && s.violates(f, sregs.CR2):
+	case f.vector == vecPF && s.violates(f, sregs.CR2):
 		return s.fault(f, FaultTranslation, sregs.CR2)
 	default:
-		s.cr2 = sregs.CR2
-		err = s.deliver(f, regs)
+		if f.vector == vecPF {
+			s.cr2 = sregs.CR2
+		}
+		err = s.deliver(f)
 	}
 	if err != nil {
 		return err
@@ -117,7 +127,10 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 		f.code, b = le.Uint64(b), b[8:]
 	}
 	f.rip, f.cs, f.rflags, f.rsp, f.ss = le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:]), le.Uint64(b[32:])
-	if regs.RSP != uint64(sealedStack)-size || f.cs != selUserCode || sregs.CS.DPL != 0 {
+	// KVMs differ in whether rip is at the stub's OUT or past it.
+	stub := uint64(sealedStubs) + uint64(vector)*stubSize
+	if regs.RSP != uint64(sealedStack)-size || f.cs != selUserCode && f.rip != syscallSentinel ||
+		sregs.CS.Selector != selKernelCode || regs.RIP != stub && regs.RIP != stub+2 {
 		return nil, nil, nil, s.fault(f, FaultSeal, noAddr)
 	}
 	return f, &regs, &sregs, nil
@@ -159,8 +172,8 @@ func (s *sealed) violates(f *trapFrame, addr uint64) bool {
 // APM volume 2, section 8.9.3): gate from the guest's IDT, stack from its TSS if
 // the gate names one, frame on that stack. A guest without a usable handler
 // ends; so does one whose handler cannot be entered.
-func (s *sealed) deliver(f *trapFrame, regs *kvm.Regs) error {
-	view := s.vm.view
+func (s *sealed) deliver(f *trapFrame) error {
+	view := s.view()
 	offset := f.vector * 16
 	if s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
 		return s.fault(f, FaultException, s.faultAddr(f))
@@ -200,17 +213,35 @@ func (s *sealed) deliver(f *trapFrame, regs *kvm.Regs) error {
 
 // istStack reads an interrupt stack pointer from the guest's TSS.
 func (s *sealed) istStack(ist uint64) (uint64, error) {
-	desc, err := s.vm.view.Readable(memory.Addr(s.gdt.Base+uint64(s.tr&^7)), 16)
-	if err != nil {
-		return 0, err
+	offset := 36 + (ist-1)*8
+	if offset+7 > uint64(s.tss.Limit) {
+		return 0, errRefused
 	}
-	low, high := le.Uint64(desc), le.Uint64(desc[8:])
-	base := low>>16&0xffffff | low>>56<<24 | high<<32
-	b, err := s.vm.view.Readable(memory.Addr(base+36+(ist-1)*8), 8)
+	b, err := s.view().Readable(memory.Addr(s.tss.Base+offset), 8)
 	if err != nil {
 		return 0, err
 	}
 	return le.Uint64(b), nil
+}
+
+// loadTR is LTR: it reads the descriptor, as the processor does, once.
+func (s *sealed) loadTR(sel uint16) error {
+	offset := uint64(sel &^ 7)
+	if offset == 0 || offset+15 > uint64(s.gdt.Limit) {
+		return errRefused
+	}
+	b, err := s.view().Readable(memory.Addr(s.gdt.Base+offset), 16)
+	if err != nil {
+		return errRefused
+	}
+	low, high := le.Uint64(b), le.Uint64(b[8:])
+	const availableTSS = 0x89
+	if low>>40&0x9f != availableTSS {
+		return errRefused
+	}
+	s.tr = sel
+	s.tss = kvm.DTable{Base: low>>16&0xffffff | low>>56<<24 | high<<32, Limit: uint16(min(low&0xffff|low>>32&0xf0000, 0xffff))}
+	return nil
 }
 
 // faultAddr is the address that a page fault's report names.
