@@ -16,11 +16,26 @@ const (
 	sealedStubs memory.Addr = 0xa000 // 256 stubs of 4 bytes
 	sealedTSS   memory.Addr = 0xb000
 	sealedStack memory.Addr = 0xd000 // first address after the ring-0 stack's page
+	sealedLowPT memory.Addr = 0xd000 // page tables besides the first one, up to gpaBootInfo
 
-	// sealedTables is where page tables lie that do not fit below: a memory
-	// slot of its own beyond what any hvt guest can have.
-	sealedTables memory.Addr = hvtMaxMem
+	// sealedHighPT is where page tables lie that do not fit below: a memory slot
+	// of its own beyond what any hvt guest can have.
+	sealedHighPT memory.Addr = hvtMaxMem
 )
+
+// lowTables is the number of page tables at sealedLowPT.
+const lowTables = int((gpaBootInfo - sealedLowPT) / memory.PageSize)
+
+// tableAddr is where the n-th page table lies; the first one is gpaPT0.
+func tableAddr(n int) memory.Addr {
+	switch {
+	case n == 0:
+		return gpaPT0
+	case n <= lowTables:
+		return sealedLowPT + memory.Addr(n-1)*memory.PageSize
+	}
+	return sealedHighPT + memory.Addr(n-1-lowTables)*memory.PageSize
+}
 
 // sealedVectors is the number of exceptions and interrupts, and so of the ports
 // by which the stubs tell them. The guest itself cannot reach these ports.
@@ -205,10 +220,16 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 	m := []mapping{{gpaBootInfo, gpaLowEnd, memory.Read, false}}
 	at := gpaLowEnd
 	add := func(end memory.Addr, perm memory.Perm, exec bool) {
-		if end > at {
-			m = append(m, mapping{at, end, perm, exec})
-			at = end
+		if end <= at {
+			return
 		}
+		// One mapping for what has the same permissions keeps its pages large.
+		if last := &m[len(m)-1]; last.end == at && last.perm == perm && last.exec == exec {
+			last.end = end
+		} else {
+			m = append(m, mapping{at, end, perm, exec})
+		}
+		at = end
 	}
 	for i := range img.Segments {
 		s := &img.Segments[i]
@@ -228,7 +249,7 @@ func (vm *VM) sealedPageTables(maps []mapping) error {
 	regions := int(mem.Size() / hvtPage)
 	pd := make([]uint64, regions)
 	tables := [][]uint64{make([]uint64, 512)} // the first 2 MiB always have one
-	pd[0] = uint64(gpaPT0) | table
+	pd[0] = uint64(tableAddr(0)) | table
 	for a := gpaGDT; a < gpaBootInfo; a += memory.PageSize {
 		e := uint64(a) | pteP | pteRW | pteA | pteD | pteNX
 		if a == sealedStubs {
@@ -247,19 +268,15 @@ func (vm *VM) sealedPageTables(maps []mapping) error {
 				a += hvtPage
 				continue
 			}
-			n := 0
-			if r > 0 {
-				if pd[r] == 0 {
-					tables = append(tables, make([]uint64, 512))
-					pd[r] = uint64(sealedTables) + uint64(len(tables)-2)*memory.PageSize | table
-				}
-				n = int((pd[r]&^0xfff)-uint64(sealedTables))/memory.PageSize + 1
+			if pd[r] == 0 { // regions come in order: the last table is this one's
+				pd[r] = uint64(tableAddr(len(tables))) | table
+				tables = append(tables, make([]uint64, 512))
 			}
-			tables[n][a%hvtPage/memory.PageSize] = m.entry(a)
+			tables[len(tables)-1][a%hvtPage/memory.PageSize] = m.entry(a)
 			a += memory.PageSize
 		}
 	}
-	if err := vm.placeTables(tables[1:]); err != nil {
+	if err := vm.placeTables(tables); err != nil {
 		return err
 	}
 	pdpt := make([]uint64, (regions+511)/512)
@@ -269,7 +286,7 @@ func (vm *VM) sealedPageTables(maps []mapping) error {
 	for _, t := range []struct {
 		at      memory.Addr
 		entries []uint64
-	}{{gpaPML4, []uint64{uint64(gpaPDPT) | table}}, {gpaPDPT, pdpt}, {gpaPD, pd}, {gpaPT0, tables[0]}} {
+	}{{gpaPML4, []uint64{uint64(gpaPDPT) | table}}, {gpaPDPT, pdpt}, {gpaPD, pd}} {
 		if err := putWords(mem, t.at, t.entries); err != nil {
 			return err
 		}
@@ -277,21 +294,29 @@ func (vm *VM) sealedPageTables(maps []mapping) error {
 	return nil
 }
 
-// placeTables stores page tables in a memory slot of their own, which no guest
-// address reaches.
+// placeTables stores the page tables where tableAddr says: what does not fit
+// into low memory goes to a memory slot of its own, which no address of the
+// guest's reaches.
 func (vm *VM) placeTables(tables [][]uint64) (err error) {
-	if len(tables) == 0 {
+	low := min(len(tables), 1+lowTables)
+	for n, t := range tables[:low] {
+		if err := putWords(vm.mem, tableAddr(n), t); err != nil {
+			return err
+		}
+	}
+	high := tables[low:]
+	if len(high) == 0 {
 		return nil
 	}
-	if vm.tables, err = memory.New(uint64(len(tables)) * memory.PageSize); err != nil {
+	if vm.tables, err = memory.New(uint64(len(high)) * memory.PageSize); err != nil {
 		return &HostError{What: "memory", Err: err}
 	}
-	for i, t := range tables {
+	for i, t := range high {
 		if err := putWords(vm.tables, memory.Addr(i*memory.PageSize), t); err != nil {
 			return err
 		}
 	}
-	if err := vm.kvm.SetMemory(1, uint64(sealedTables), vm.tables.Host()); err != nil {
+	if err := vm.kvm.SetMemory(1, uint64(sealedHighPT), vm.tables.Host()); err != nil {
 		return kvmError(fmt.Errorf("page tables: %w", err))
 	}
 	return nil
