@@ -40,6 +40,8 @@ const (
 
 // sealed is what the monitor remembers of a guest in ring 3 instead of the
 // processor: the tables that the guest loaded, and where it is when it traps.
+//
+// It is a devices.Saver.
 type sealed struct {
 	vm        *VM
 	userSregs kvm.Sregs // the state in ring 3, but for what the guest changed
