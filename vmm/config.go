@@ -28,7 +28,7 @@ type Config struct {
 	Nets  []Net
 	Disks []Disk
 
-	// Ring says where the guest runs: RingSealed or Ring0, which is the default.
+	// Ring says where the guest runs; "" = RingSealed.
 	Ring Ring
 
 	// Console takes the guest's output; nil discards it. An *os.File (anything
@@ -139,7 +139,7 @@ func (c *Config) check() error {
 	}
 	switch c.Ring {
 	case "":
-		c.Ring = Ring0
+		c.Ring = RingSealed
 	case Ring0, RingSealed:
 	default:
 		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
 )
@@ -19,6 +20,10 @@ var (
 func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
 	code := s.vm.bytesAt(f.rip)
 	if port, ok := portAccess(code, regs); ok {
+		if *port == (devices.PortError{Port: hypercall.PortBase, Size: 4, Count: 1, Out: true}) {
+			// The bitmap closes this one as well; what it means is known.
+			return &GuestError{Kind: FaultHypercall, RIP: f.rip, Vector: vecGP, Insn: code, Err: &hypercall.InvalidCallError{}}
+		}
 		return &GuestError{Kind: FaultPort, RIP: f.rip, Addr: uint64(port.Port), Vector: vecGP, Insn: code, Err: port}
 	}
 	in, ok := decode(code)

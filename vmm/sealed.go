@@ -258,9 +258,12 @@ func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
 
 // fault ends the guest with a report.
 func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) error {
+	exit := kvm.ExitShutdown // in ring 0 the guest would have ended by a triple fault
+	if kind == FaultHLT {
+		exit = kvm.ExitHLT
+	}
 	return &GuestError{
-		// In ring 0 the guest would have ended by a triple fault.
-		Kind: kind, RIP: f.rip, Addr: addr, Exit: uint32(kvm.ExitShutdown),
+		Kind: kind, RIP: f.rip, Addr: addr, Exit: uint32(exit),
 		Vector: uint8(f.vector), Code: f.code, Insn: s.vm.bytesAt(f.rip),
 	}
 }

@@ -17,7 +17,7 @@ import (
 var everyFlag = []string{
 	"--memory", "128M", "--cpus", "1", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1",
 	"--disk", "data=/a b.img,ro,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
-	"--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
+	"--ring", "0", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
@@ -29,6 +29,7 @@ const everyJSON = `{
   ],
   "memory": "128M",
   "cpus": 1,
+  "ring": "0",
   "net": [
     {
       "name": "service",
@@ -202,7 +203,7 @@ func TestBadConfig(t *testing.T) {
 		{`{"kernel":"k"}]`, "more than one JSON value"},
 		{`[]`, "array"},
 		{`"k"`, "string"},
-		{`{"kernel":"k","ring":0}`, `unknown field "ring"`},
+		{`{"kernel":"k","rings":0}`, `unknown field "rings"`},
 		{`{"net":[{"tap":"t","ip":"10.0.0.1"}]}`, `unknown field "ip"`},
 		{`{"disk":[{"path":"d","RO ":true}]}`, `unknown field "RO "`},
 		{`{"kernel":1}`, "kernel"},

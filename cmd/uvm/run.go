@@ -59,7 +59,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f := newFlags("run")
 	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M)")
 	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs; unikernels of the hvt kind have 1 (default 1)")
-	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of the guest: `0`, or sealed (ring 3) (default 0)")
+	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of the guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=… (repeatable)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")

@@ -60,7 +60,7 @@ func (s *settings) load(path string) error {
 // vmConfig is the part that the library understands.
 func (s *settings) vmConfig() vmm.Config {
 	c := vmm.Config{
-		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), TSSAvailable: os.Getenv("UVM_LAB_TSS") != "", ExecTime: execTime,
+		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), TSSAvailable: labTSS(), ExecTime: execTime,
 	}
 	for _, n := range s.Nets {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})
@@ -70,6 +70,10 @@ func (s *settings) vmConfig() vmm.Config {
 	}
 	return c
 }
+
+// labTSS says that uvm runs in the lab, under QEMU's emulation of SVM
+// (docs/testing.md).
+func labTSS() bool { return os.Getenv("UVM_LAB_TSS") == "1" }
 
 // memSize is a number of bytes, written with its unit; a bare number is MiB.
 type memSize uint64
