@@ -60,6 +60,12 @@ var abiStructs = []abiStruct{
 		{"slot", "", 0}, {"flags", "", 4}, {"guestPhysAddr", "guest_phys_addr", 8},
 		{"memorySize", "memory_size", 16}, {"userspaceAddr", "userspace_addr", 24},
 	}},
+	{typ: reflect.TypeFor[oneMSR](), c: "struct kvm_msrs", size: 24, fields: []abiField{
+		{"nmsrs", "", 0}, {"index", "entries[0].index", 8}, {"data", "entries[0].data", 16},
+	}},
+	{typ: reflect.TypeFor[syncArea](), c: "struct kvm_sync_regs", size: 456, fields: []abiField{
+		{"regs", "", 0}, {"sregs", "", 144},
+	}},
 	{typ: reflect.TypeFor[runHeader](), c: "struct kvm_run", size: exitOffset, fields: []abiField{
 		{"requestInterruptWindow", "request_interrupt_window", 0}, {"immediateExit", "immediate_exit", 1},
 		{"exitReason", "exit_reason", 8}, {"readyForInterrupt", "ready_for_interrupt_injection", 12},
@@ -124,6 +130,7 @@ var abiConsts = []struct {
 	{"ioSetRegs", "KVM_SET_REGS", ioSetRegs},
 	{"ioGetSregs", "KVM_GET_SREGS", ioGetSregs},
 	{"ioSetSregs", "KVM_SET_SREGS", ioSetSregs},
+	{"ioSetMSRs", "KVM_SET_MSRS", ioSetMSRs},
 	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
 	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
 

@@ -35,6 +35,10 @@ func TestHeader(t *testing.T) {
 		show(c.c, c.c, ifdef, c.value)
 	}
 	show("exitOffset", "offsetof(struct kvm_run, io)", "", exitOffset)
+	show("dirtyOffset", "offsetof(struct kvm_run, kvm_dirty_regs)", "", dirtyOffset)
+	show("syncOffset", "offsetof(struct kvm_run, s.regs)", "", syncOffset)
+	show("syncRegs", "KVM_SYNC_X86_REGS", "", syncRegs)
+	show("syncSregs", "KVM_SYNC_X86_SREGS", "", syncSregs)
 	for _, s := range abiStructs {
 		member, inRun := strings.CutPrefix(s.c, "run.")
 		if s.whole {

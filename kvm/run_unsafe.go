@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// minRunSize is what uvm reads of struct kvm_run at least.
-const minRunSize = exitOffset + 256
+// minRunSize is what uvm uses of struct kvm_run at least.
+const minRunSize = syncOffset + unsafe.Sizeof(syncArea{})
 
 // runPage is the mapping that a vCPU shares with the kernel.
 type runPage struct{ mem []byte }
@@ -39,6 +39,13 @@ func (r runPage) setImmediateExit(on bool) {
 	} else {
 		atomic.AndUint32(word, ^bit)
 	}
+}
+
+// stage leaves registers for the next KVM_RUN to take over.
+func (r runPage) stage(regs *Regs, sregs *Sregs) {
+	area := (*syncArea)(unsafe.Pointer(&r.mem[syncOffset]))
+	area.regs, area.sregs = *regs, *sregs
+	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
 }
 
 // Reason says why the last Run returned 0.

@@ -99,6 +99,22 @@ type runHeader struct {
 // exitOffset is where the union of struct kvm_run starts.
 const exitOffset = 32
 
+// The end of struct kvm_run: which registers KVM_RUN takes over from it, and the
+// registers, struct kvm_sync_regs (section 5, kvm_valid_regs and kvm_dirty_regs).
+const (
+	dirtyOffset = 296
+	syncOffset  = 304
+
+	syncRegs  = 1 << 0 // KVM_SYNC_X86_REGS
+	syncSregs = 1 << 1 // KVM_SYNC_X86_SREGS
+)
+
+// syncArea is the part of struct kvm_sync_regs that uvm uses.
+type syncArea struct {
+	regs  Regs
+	sregs Sregs
+}
+
 // exitIO is the union's io member: one IN or OUT, or count of them with a REP
 // prefix, whose data lies dataOffset bytes into the mapping.
 type exitIO struct {

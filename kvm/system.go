@@ -63,7 +63,9 @@ func (s *System) CreateVM() (*VM, error) {
 	if errno != 0 {
 		return nil, opError("KVM_CREATE_VM", errno)
 	}
-	return &VM{fd: int(fd), mmapSize: s.mmapSize}, nil
+	const need = syncRegs | syncSregs
+	have, err := s.Check(CapSyncRegs)
+	return &VM{fd: int(fd), mmapSize: s.mmapSize, sync: err == nil && have&need == need}, nil
 }
 
 // CPUID is a table of CPUID leaves in the kernel's own layout.

@@ -9,8 +9,9 @@ import (
 
 // VCPU is the descriptor of one virtual CPU with its kvm_run mapping.
 type VCPU struct {
-	fd  int
-	run runPage
+	fd   int
+	run  runPage
+	sync bool // KVM takes registers over from kvm_run
 
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
@@ -49,6 +50,20 @@ func (v *VCPU) Sregs() (Sregs, error) {
 // SetSregs writes segments, descriptor tables and control registers.
 func (v *VCPU) SetSregs(s *Sregs) error {
 	return opError("KVM_SET_SREGS", ioctlPtr(v.fd, ioSetSregs, s))
+}
+
+// SetAll writes all registers for the next Run. Until then Regs and Sregs may
+// still return the old ones. Where KVM offers it, this costs no system call, and
+// a state that it does not accept is Run's EINVAL.
+func (v *VCPU) SetAll(r *Regs, s *Sregs) error {
+	if v.sync {
+		v.run.stage(r, s)
+		return nil
+	}
+	if err := v.SetSregs(s); err != nil {
+		return err
+	}
+	return v.SetRegs(r)
 }
 
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).

@@ -6,6 +6,7 @@ import "golang.org/x/sys/unix"
 type VM struct {
 	fd       int
 	mmapSize int
+	sync     bool // see VCPU
 }
 
 // SetMemory maps mem at guest-physical address gpa as memory slot slot
@@ -30,7 +31,7 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	return &VCPU{fd: int(fd), run: run}, nil
+	return &VCPU{fd: int(fd), run: run, sync: vm.sync}, nil
 }
 
 // Close releases the descriptor; the kernel frees the VM when its last vCPU is

@@ -1,6 +1,8 @@
 package vmm
 
 import (
+	"bytes"
+
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
 )
@@ -81,7 +83,7 @@ func (s *sealed) trap(vector uint16) error {
 	if err != nil {
 		return err
 	}
-	if vector == vecPF && f.rip == syscallSentinel {
+	if vector == vecPF && f.rip == syscallSentinel && bytes.HasPrefix(s.vm.bytesAt(regs.RCX-2), []byte{0x0f, 0x05}) {
 		// SYSCALL without EFER.SCE, on a KVM that does not honour that: make it
 		// what it should have been.
 		f.vector, f.code, f.rip, f.rflags = vecUD, 0, regs.RCX-2, regs.R11
@@ -141,11 +143,9 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 // resume continues the guest in ring 3 where f says.
 func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
-	if err := s.vm.vcpu.SetSregs(sregs); err != nil {
-		return kvmError(err)
-	}
+	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetRegs(regs); err != nil {
+	if err := s.vm.vcpu.SetAll(regs, sregs); err != nil {
 		return kvmError(err)
 	}
 	return nil
@@ -264,6 +264,6 @@ func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) error {
 	}
 	return &GuestError{
 		Kind: kind, RIP: f.rip, Addr: addr, Exit: uint32(exit),
-		Vector: uint8(f.vector), Code: f.code, Insn: s.vm.bytesAt(f.rip),
+		Vector: uint8(f.vector), Code: f.code, Key: s.vm.keyOf(f, addr), Insn: s.vm.bytesAt(f.rip),
 	}
 }
