@@ -26,6 +26,7 @@ func FuzzParse(f *testing.F) {
 		base().size(abi, 33), base().size(mft, 4),
 		base().insert(2, 4, note("GNU\x00", 1, make([]byte, 16))),
 		base().put16(56, 65535), base().put64(32, 1<<64-56),
+		base().native(1, 3).flags(data, 6|1<<20), base().native(1, 1, 9), base().native(2, 4), base().native(),
 	} {
 		f.Add([]byte(seed))
 	}

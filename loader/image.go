@@ -26,6 +26,7 @@ type Image struct {
 	Segments []Segment // all PT_LOAD entries with memsz > 0, in file order
 	ABI      ABI
 	Manifest *Manifest
+	Native   *Native // nil: the file has no note of uvm's own
 
 	file io.ReaderAt
 	shut io.Closer
@@ -40,6 +41,7 @@ type Segment struct {
 	MemSize  uint64      // bytes in memory, the rest is zero
 	Align    uint64      // p_align
 	R, W, X  bool
+	Key      uint8 // protection key, 0 to MaxKey; 0 unless the guest has NativeKeys
 }
 
 // Start and End are the segment's range widened to its alignment: the pages
@@ -104,12 +106,19 @@ func Parse(path string, r io.ReaderAt) (*Image, error) {
 	if err := img.readManifest(phdrs); err != nil {
 		return nil, err
 	}
+	if err := img.readNative(phdrs); err != nil {
+		return nil, err
+	}
 	for i, ph := range phdrs {
 		if ph.typ == ptLoad && ph.memsz|ph.filesz != 0 {
+			key, err := img.segmentKey(i, ph.flags)
+			if err != nil {
+				return nil, err
+			}
 			img.Segments = append(img.Segments, Segment{
 				Index: i, Addr: memory.Addr(ph.vaddr), Offset: ph.offset,
 				FileSize: ph.filesz, MemSize: ph.memsz, Align: ph.align,
-				R: ph.flags&pfR != 0, W: ph.flags&pfW != 0, X: ph.flags&pfX != 0,
+				R: ph.flags&pfR != 0, W: ph.flags&pfW != 0, X: ph.flags&pfX != 0, Key: key,
 			})
 		}
 	}

@@ -71,10 +71,14 @@ func writeBootInfo(mem *memory.Memory, bi hvtBootInfo, m *loader.Manifest, cmdli
 
 // hvtView is what an hvt guest may reach: the boot information, its segments
 // as they ask for, and the rest of memory above 1 MiB. Low memory with the
-// page tables stays out, though a guest in ring 0 could map it.
+// page tables stays out, though a guest in ring 0 could map it; so does memory
+// with a protection key, since whether the guest may reach that changes with PKRU.
 func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
 	v := memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
+		if m.key != 0 {
+			continue
+		}
 		if err := v.Grant(m.start, m.end, m.perm); err != nil {
 			return nil, err
 		}

@@ -1,7 +1,9 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
@@ -60,7 +62,6 @@ const (
 
 	cr4UMIP = 1 << 11
 	cr4SMEP = 1 << 20
-	cr4SMAP = 1 << 21
 )
 
 // MSR numbers (AMD64 APM volume 2, appendix A).
@@ -85,7 +86,8 @@ var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, 0x508 + 3}}
 // bootSealed writes tables and stubs and sets every register.
 func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	mem := vm.mem
-	if err := vm.sealedPageTables(hvtMap(img, mem.Size())); err != nil {
+	maps := hvtMap(img, mem.Size())
+	if err := vm.sealedPageTables(maps); err != nil {
 		return err
 	}
 	tss := sealedTSSBytes()
@@ -112,10 +114,23 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
 		return kvmError(err)
 	}
-	vm.sealed = newSealed(vm, sealedCR4(cpuid), uint32(len(tss)-1))
+	cr4 := sealedCR4(cpuid)
+	keys := usesKeys(img)
+	if keys {
+		cr4 |= cr4PKE
+	}
+	vm.sealed = newSealed(vm, cr4, uint32(len(tss)-1))
 	sregs := vm.sealed.userSregs
 	if err := vm.vcpu.SetSregs(&sregs); err != nil {
+		if keys && errors.Is(err, syscall.EINVAL) {
+			return noKeys("CR4.PKE is refused")
+		}
 		return kvmError(err)
+	}
+	if keys {
+		if err := vm.keysOn(img, maps); err != nil {
+			return err
+		}
 	}
 	regs := kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RDI: uint64(gpaBootInfo), RSP: mem.Size() - 8,
@@ -127,7 +142,8 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
-// apart.
+// apart. Not SMAP: the stubs touch no memory of the guest, and QEMU's emulation
+// takes a far return in ring 3 for an access of ring 0.
 func sealedCR4(cpuid *kvm.CPUID) uint64 {
 	cr4 := uint64(ring0CR4)
 	for _, e := range cpuid.Entries() {
@@ -137,7 +153,7 @@ func sealedCR4(cpuid *kvm.CPUID) uint64 {
 		for _, f := range []struct {
 			has bool
 			bit uint64
-		}{{e.EBX>>7&1 != 0, cr4SMEP}, {e.EBX>>20&1 != 0, cr4SMAP}, {e.ECX>>2&1 != 0, cr4UMIP}} {
+		}{{e.EBX>>7&1 != 0, cr4SMEP}, {e.ECX>>2&1 != 0, cr4UMIP}} {
 			if f.has {
 				cr4 |= f.bit
 			}
@@ -197,6 +213,7 @@ type mapping struct {
 	start, end memory.Addr
 	perm       memory.Perm
 	exec       bool
+	key        uint8 // protection key
 }
 
 // entry is the mapping's page-table entry for an address inside it.
@@ -204,7 +221,7 @@ func (m *mapping) entry(a memory.Addr) uint64 {
 	if m.perm == 0 {
 		return 0
 	}
-	e := uint64(a) | pteP | pteU | pteA
+	e := uint64(a) | pteP | pteU | pteA | uint64(m.key)<<pteKey
 	if m.perm&memory.Write != 0 {
 		e |= pteRW | pteD
 	}
@@ -217,26 +234,26 @@ func (m *mapping) entry(a memory.Addr) uint64 {
 // hvtMap is the memory of an hvt guest from end to end: boot information,
 // segments, and writable memory around them.
 func hvtMap(img *loader.Image, size uint64) []mapping {
-	m := []mapping{{gpaBootInfo, gpaLowEnd, memory.Read, false}}
+	m := []mapping{{start: gpaBootInfo, end: gpaLowEnd, perm: memory.Read}}
 	at := gpaLowEnd
-	add := func(end memory.Addr, perm memory.Perm, exec bool) {
+	add := func(end memory.Addr, perm memory.Perm, exec bool, key uint8) {
 		if end <= at {
 			return
 		}
 		// One mapping for what has the same permissions keeps its pages large.
-		if last := &m[len(m)-1]; last.end == at && last.perm == perm && last.exec == exec {
+		if last := &m[len(m)-1]; last.end == at && last.perm == perm && last.exec == exec && last.key == key {
 			last.end = end
 		} else {
-			m = append(m, mapping{at, end, perm, exec})
+			m = append(m, mapping{at, end, perm, exec, key})
 		}
 		at = end
 	}
 	for i := range img.Segments {
 		s := &img.Segments[i]
-		add(s.Start(), memory.ReadWrite, false)
-		add(s.End(), s.Perm(), s.X)
+		add(s.Start(), memory.ReadWrite, false, 0)
+		add(s.End(), s.Perm(), s.X, s.Key)
 	}
-	add(memory.Addr(size), memory.ReadWrite, false)
+	add(memory.Addr(size), memory.ReadWrite, false, 0)
 	return m
 }
 

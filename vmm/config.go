@@ -31,6 +31,10 @@ type Config struct {
 	// Ring says where the guest runs; "" = RingSealed.
 	Ring Ring
 
+	// SealExecOnly makes a sealed guest's text execute-only by protection keys:
+	// its own reads of it end the VM. It is an error where KVM has no keys.
+	SealExecOnly bool
+
 	// Console takes the guest's output; nil discards it. An *os.File (anything
 	// with an Fd method) is written to directly, and a VM that waits for its
 	// reader can still be stopped; any other Writer has to return by itself.
@@ -143,6 +147,9 @@ func (c *Config) check() error {
 	case Ring0, RingSealed:
 	default:
 		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)
+	}
+	if c.SealExecOnly && c.Ring != RingSealed {
+		return configError("execute-only text (--seal-exec-only) needs the ring %s, not %s", RingSealed, c.Ring)
 	}
 	if c.Memory == 0 {
 		c.Memory = DefaultMemory

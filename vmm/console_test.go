@@ -21,8 +21,10 @@ type failingWriter struct{ err error }
 func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
 
 // TestConsole sends a guest's output to everything that Config.Console may be.
-func TestConsole(t *testing.T) {
-	var g guest
+func TestConsole(t *testing.T) { bothRings(t, testConsole) }
+
+func testConsole(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	text := strings.Repeat("uvm\n", 5000) // more than a pipe takes at once
 	g.print("")
 	g.print("hello, ")

@@ -44,7 +44,7 @@ const (
 const (
 	formAny  = iota
 	formMem  // memory only
-	formReg  // register only
+	formReg  // register only, and REX.R would name another control register
 	formREXW // no operand, but REX.W has to be there
 )
 
@@ -125,7 +125,7 @@ func decode(b []byte) (in insn, ok bool) {
 			return insn{kind: r.kind, len: i}, true
 		}
 		isReg := modrm>>6 == 3
-		if !hasModRM || r.ext != anyExt && int8(modrm>>3&7) != r.ext || r.form == formMem && isReg || r.form == formReg && !isReg {
+		if !hasModRM || r.ext != anyExt && int8(modrm>>3&7) != r.ext || r.form == formMem && isReg || r.form == formReg && (!isReg || rex&rexR != 0) {
 			continue
 		}
 		in = insn{kind: r.kind, ext: modrm>>3&7 | rex&rexR<<1}

@@ -42,10 +42,12 @@ func results(b []byte) []int32 {
 
 // TestDisk writes and reads an image and tries the edges. The results are
 // those of Solo5's tender, with its oddities.
-func TestDisk(t *testing.T) {
+func TestDisk(t *testing.T) { bothRings(t, testDisk) }
+
+func testDisk(t *testing.T, ring Ring) {
 	const size = 4096
 	const w, r = hypercall.BlockWrite, hypercall.BlockRead
-	g := guest{devices: oneDisk}
+	g := guest{ring: ring, devices: oneDisk}
 	pattern := bytes.Repeat([]byte("uvm!"), 128)
 	src, dst := uint64(g.store(pattern)), uint64(g.store(make([]byte, 1024)))
 	var want []int32
@@ -104,8 +106,10 @@ func TestDisk(t *testing.T) {
 }
 
 // TestDisksByName attaches two images in the other order than the manifest's.
-func TestDisksByName(t *testing.T) {
-	g := guest{devices: []loader.Device{{Name: "first", Type: loader.DeviceBlock}, {Name: "second", Type: loader.DeviceBlock}}}
+func TestDisksByName(t *testing.T) { bothRings(t, testDisksByName) }
+
+func testDisksByName(t *testing.T, ring Ring) {
+	g := guest{ring: ring, devices: []loader.Device{{Name: "first", Type: loader.DeviceBlock}, {Name: "second", Type: loader.DeviceBlock}}}
 	g.block(hypercall.BlockWrite, 2, 0, uint64(g.store([]byte("two"))), 3)
 	g.block(hypercall.BlockWrite, 1, 0, uint64(g.store([]byte("one"))), 3)
 	g.halt(0)
@@ -119,8 +123,10 @@ func TestDisksByName(t *testing.T) {
 }
 
 // TestDiskReadOnly lets a guest write to a disk that it may only read.
-func TestDiskReadOnly(t *testing.T) {
-	g := guest{devices: oneDisk}
+func TestDiskReadOnly(t *testing.T) { bothRings(t, testDiskReadOnly) }
+
+func testDiskReadOnly(t *testing.T, ring Ring) {
+	g := guest{ring: ring, devices: oneDisk}
 	buf := uint64(g.store(make([]byte, 512)))
 	g.block(hypercall.BlockWrite, 1, 0, buf, 512)
 	g.block(hypercall.BlockRead, 1, 0, buf, 512)
@@ -165,9 +171,11 @@ func (f onWrite) Write(b []byte) (int, error) { f(b); return len(b), nil }
 
 // TestDiskTruncated cuts the image short under a running guest: the guest
 // learns of it and lives on, and the log stays short however often it tries.
-func TestDiskTruncated(t *testing.T) {
+func TestDiskTruncated(t *testing.T) { bothRings(t, testDiskTruncated) }
+
+func testDiskTruncated(t *testing.T, ring Ring) {
 	const tries = 9
-	g := guest{devices: oneDisk}
+	g := guest{ring: ring, devices: oneDisk}
 	buf := uint64(g.store(make([]byte, 512)))
 	g.block(hypercall.BlockRead, 1, 512, buf, 512)
 	g.print("cut!")

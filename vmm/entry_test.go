@@ -32,7 +32,7 @@ func TestEntryState(t *testing.T) {
 		at   uint32
 		want uint64
 	}
-	var g guest
+	g := guest{ring: Ring0}
 	var fields []field
 	want := func(name string, at uint32, v uint64) { fields = append(fields, field{name, at, v}) }
 
@@ -113,7 +113,7 @@ func TestEntryState(t *testing.T) {
 // TestEntrySegments asks KVM for the hidden parts of the segment registers,
 // which no guest can read.
 func TestEntrySegments(t *testing.T) {
-	var g guest
+	g := guest{ring: Ring0}
 	g.halt(0)
 	vm := newVM(t, g.config())
 	s, err := vm.vcpu.Sregs()
@@ -153,11 +153,13 @@ func TestEntrySegments(t *testing.T) {
 
 // TestBootInformation has a guest print what lies at 0x10000: the structure,
 // the manifest and the command line.
-func TestBootInformation(t *testing.T) {
+func TestBootInformation(t *testing.T) { bothRings(t, testBootInformation) }
+
+func testBootInformation(t *testing.T, ring Ring) {
 	netNS(t)
 	makeTap(t, "uvm0", 1400)
 	makeTap(t, "uvm1", 1500)
-	g := guest{devices: []loader.Device{
+	g := guest{ring: ring, devices: []loader.Device{
 		{Name: "disk", Type: loader.DeviceBlock},
 		{Name: "service", Type: loader.DeviceNet},
 		{Name: "other", Type: loader.DeviceNet},
@@ -253,8 +255,10 @@ func checkManifest(t *testing.T, b []byte, want *loader.Manifest) {
 }
 
 // TestCommandLineLimit finds the longest command line that fits.
-func TestCommandLineLimit(t *testing.T) {
-	var g guest
+func TestCommandLineLimit(t *testing.T) { bothRings(t, testCommandLineLimit) }
+
+func testCommandLineLimit(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	g.puts(0x10000+56+8+104, 8192)
 	g.halt(0)
 	long := strings.Repeat("x", 8191)
@@ -275,8 +279,10 @@ func TestCommandLineLimit(t *testing.T) {
 
 // TestManifestOfManyDevices checks that the largest manifest leaves room for
 // the command line behind it.
-func TestManifestOfManyDevices(t *testing.T) {
-	var g guest
+func TestManifestOfManyDevices(t *testing.T) { bothRings(t, testManifestOfManyDevices) }
+
+func testManifestOfManyDevices(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	var disks []Disk
 	path := image(t, 512)
 	for range hypercall.MaxHandles - 1 {

@@ -48,6 +48,7 @@ type GuestError struct {
 	Code   uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
 	Exit   uint32 // KVM's exit reason
 	Vector uint8  // sealed: the exception; Code is its error code
+	Key    uint8  // sealed: the protection key that refused a read or write; 0: none did
 	Insn   []byte // bytes at RIP, where they can be read
 	Err    error  // the device's words, for ports and hypercalls
 }
@@ -58,6 +59,13 @@ func (e *GuestError) Error() string {
 	case FaultTranslation, FaultMMIO, FaultShutdown:
 		if e.Addr != noAddr {
 			s += fmt.Sprintf(", address %#x", e.Addr)
+		}
+		switch e.Key {
+		case 0:
+		case keyText:
+			s += ", execute-only text (protection key 15)"
+		default:
+			s += fmt.Sprintf(", protection key %d", e.Key)
 		}
 	case FaultPort, FaultHypercall, FaultPointer:
 		s += ": " + e.Err.Error()
@@ -110,16 +118,20 @@ func (vm *VM) fault(e *GuestError) error {
 	return e
 }
 
-// bytesAt reads up to one instruction's length of what the guest may read; hvt
-// guests run identity-mapped, so that rip is a physical address.
+// bytesAt reads up to one instruction's length of what the guest may read or
+// execute; hvt guests run identity-mapped, so that rip is a physical address.
 func (vm *VM) bytesAt(rip uint64) []byte {
 	const longest = 15
 	size := vm.mem.Size()
 	if rip >= size {
 		return nil
 	}
+	view := vm.view
+	if vm.code != nil {
+		view = vm.code
+	}
 	for n := min(longest, size-rip); n > 0; n-- {
-		if b, err := vm.view.Readable(memory.Addr(rip), n); err == nil {
+		if b, err := view.Readable(memory.Addr(rip), n); err == nil {
 			return append([]byte(nil), b...)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type guest struct {
 	code, data []byte
 	devices    []loader.Device
 	readOnly   bool // data segment without the write flag
+	ring       Ring // "" = the default
 }
 
 // emit appends machine code and returns its address.
@@ -111,7 +113,18 @@ func (g *guest) kernel() io.ReaderAt { return bytes.NewReader(g.elf()) }
 
 // config is the least Config that runs g.
 func (g *guest) config() Config {
-	return Config{Kernel: "test.hvt", KernelFile: g.kernel(), Memory: testMem}
+	return Config{Kernel: "test.hvt", KernelFile: g.kernel(), Memory: testMem, Ring: g.ring, TSSAvailable: inLab}
+}
+
+// inLab says that KVM is QEMU's emulation of SVM, where the task register wants another type.
+var inLab = os.Getenv("UVM_LAB") == "1"
+
+// bothRings runs a test in ring 0 and sealed. What has to differ is written
+// down in the test.
+func bothRings(t *testing.T, f func(t *testing.T, ring Ring)) {
+	for _, ring := range []Ring{Ring0, RingSealed} {
+		t.Run("ring="+string(ring), func(t *testing.T) { f(t, ring) })
+	}
 }
 
 // newVM builds a VM that the test's end closes.

@@ -16,10 +16,10 @@ import (
 // runHostile runs code, whatever it is, and checks that it ends in one of the
 // ways that Run documents. The guest starts with registers that make accidents
 // likely: nothing here depends on what it does with them.
-func runHostile(t *testing.T, code []byte) {
+func runHostile(t *testing.T, ring Ring, code []byte) {
 	t.Helper()
 	testutil.Watchdog(t)
-	g := guest{code: code, devices: oneDisk}
+	g := guest{ring: ring, code: code, devices: oneDisk}
 	cfg := g.config()
 	cfg.Disks = []Disk{{Path: image(t, 4096)}}
 	vm, err := New(cfg)
@@ -33,7 +33,7 @@ func runHostile(t *testing.T, code []byte) {
 	switch {
 	case err == nil, err == errEnough:
 	case errors.As(err, &e):
-		if e.Error() == "" || e.Kind < FaultTranslation || e.Kind > FaultExit {
+		if e.Error() == "" || e.Kind < FaultTranslation || e.Kind > FaultSeal {
 			t.Errorf("Run() = %#v; want a known kind of fault", e)
 		}
 	default:
@@ -73,12 +73,14 @@ func mutant(seed uint64) []byte {
 }
 
 // TestHostileGuests runs a hundred guests of random code.
-func TestHostileGuests(t *testing.T) {
+func TestHostileGuests(t *testing.T) { bothRings(t, testHostileGuests) }
+
+func testHostileGuests(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	testutil.CheckFDs(t)
 	threads, vcpus := testutil.Threads(t), mappings(t)
 	for seed := range uint64(100) {
-		runHostile(t, mutant(seed))
+		runHostile(t, ring, mutant(seed))
 	}
 	if n := mappings(t); n != vcpus {
 		t.Errorf("mappings of vCPUs = %d; want %d as before", n, vcpus)
@@ -99,17 +101,21 @@ func FuzzGuestCode(f *testing.F) {
 		if len(code) == 0 || len(code) > 4096 {
 			return
 		}
-		runHostile(t, code)
+		for _, ring := range []Ring{Ring0, RingSealed} {
+			runHostile(t, ring, code)
+		}
 	})
 }
 
 // TestHostileArguments gives every hypercall random structures, many in one
 // guest: whatever does not end it must not end the monitor either.
-func TestHostileArguments(t *testing.T) {
+func TestHostileArguments(t *testing.T) { bothRings(t, testHostileArguments) }
+
+func testHostileArguments(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
-		g := guest{devices: oneDisk}
+		g := guest{ring: ring, devices: oneDisk}
 		for range 10 {
 			var w []uint64
 			for range 5 {

@@ -58,7 +58,9 @@ func devNull(t testing.TB) *os.File {
 
 // TestHotPathAllocatesNothing pins exit, bus, hypercall and back at no
 // allocation for every call that a guest makes often.
-func TestHotPathAllocatesNothing(t *testing.T) {
+func TestHotPathAllocatesNothing(t *testing.T) { bothRings(t, testHotPathAllocatesNothing) }
+
+func testHotPathAllocatesNothing(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	netNS(t) // which also locks the goroutine to its thread
 	makeTap(t, "uvm0", 1500)
@@ -80,7 +82,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		{"NET_READ of nothing", nil, func(g *guest) { g.call(hypercall.NetRead, g.store(words(2, dataAddr+4096, 1514, 0))) }},
 		{"mark", nil, func(g *guest) { g.mark('x') }},
 	} {
-		g := guest{devices: append(oneDisk[:1:1], oneNet...)}
+		g := guest{ring: ring, devices: append(oneDisk[:1:1], oneNet...)}
 		loopGuest(&g, func() { tt.emit(&g) })
 		cfg := g.config()
 		cfg.Console, cfg.Disks, cfg.Nets = tt.console, []Disk{{Path: image(t, 4096)}}, []Net{{TAP: "uvm0"}}

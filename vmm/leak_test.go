@@ -16,7 +16,9 @@ import (
 // TestManyVMs builds, runs and closes many VMs in one process, some of them at
 // the same time, and looks for what they left behind: threads, descriptors,
 // mappings.
-func TestManyVMs(t *testing.T) {
+func TestManyVMs(t *testing.T) { bothRings(t, testManyVMs) }
+
+func testManyVMs(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	testutil.Watchdog(t)
 	testutil.CheckFDs(t)
@@ -29,7 +31,7 @@ func TestManyVMs(t *testing.T) {
 		(*guest).spin,                         // closed while it runs
 	}
 	one := func(i int) error {
-		g := guest{devices: oneDisk}
+		g := guest{ring: ring, devices: oneDisk}
 		g.print("hello")
 		g.block(hypercall.BlockWrite, 1, 0, dataAddr, 4)
 		ends[i%len(ends)](&g)
@@ -94,10 +96,12 @@ func mapCount(t testing.TB) int {
 
 // TestCloseGivesMemoryBack has a guest touch much memory: it is the host's
 // again when Close returns.
-func TestCloseGivesMemoryBack(t *testing.T) {
+func TestCloseGivesMemoryBack(t *testing.T) { bothRings(t, testCloseGivesMemoryBack) }
+
+func testCloseGivesMemoryBack(t *testing.T, ring Ring) {
 	const size = 64 << 20
 	// A read of the disk touches pages faster than an emulated guest can.
-	g := guest{devices: oneDisk}
+	g := guest{ring: ring, devices: oneDisk}
 	g.block(hypercall.BlockRead, 1, 0, 2<<20, 60<<20)
 	g.halt(0)
 	cfg := g.config()

@@ -93,6 +93,15 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	return vm.loop()
 }
 
+// Traps is the number of exceptions that a sealed guest has taken to the
+// monitor: privileged instructions, and faults. Call it when Run has returned.
+func (vm *VM) Traps() uint64 {
+	if vm.sealed == nil {
+		return 0
+	}
+	return vm.sealed.traps
+}
+
 // stop ends Run with cause. The first cause wins. It may be called from any
 // goroutine, before and after Run.
 func (vm *VM) stop(cause error) {

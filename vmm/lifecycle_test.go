@@ -55,8 +55,10 @@ func wantStateError(t *testing.T, err error, from, to State) {
 	}
 }
 
-func TestRunTwice(t *testing.T) {
-	var g guest
+func TestRunTwice(t *testing.T) { bothRings(t, testRunTwice) }
+
+func testRunTwice(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	g.halt(3)
 	vm := newVM(t, g.config())
 	wantState(t, vm, Created)
@@ -72,8 +74,10 @@ func TestRunTwice(t *testing.T) {
 	wantState(t, vm, Stopped)
 }
 
-func TestCloseBeforeRun(t *testing.T) {
-	var g guest
+func TestCloseBeforeRun(t *testing.T) { bothRings(t, testCloseBeforeRun) }
+
+func testCloseBeforeRun(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	g.halt(0)
 	vm := newVM(t, g.config())
 	for range 3 {
@@ -110,8 +114,8 @@ func runAside(ctx context.Context, vm *VM) <-chan outcome {
 }
 
 // spinner is a guest that says so and then never exits.
-func spinner(t testing.TB) (vm *VM, ready <-chan struct{}) {
-	var g guest
+func spinner(t testing.TB, ring Ring) (vm *VM, ready <-chan struct{}) {
+	g := guest{ring: ring}
 	g.print("spinning")
 	g.spin()
 	cfg := g.config()
@@ -121,9 +125,11 @@ func spinner(t testing.TB) (vm *VM, ready <-chan struct{}) {
 
 // TestCloseDuringRun closes from several goroutines; when the first returns,
 // Run has returned.
-func TestCloseDuringRun(t *testing.T) {
+func TestCloseDuringRun(t *testing.T) { bothRings(t, testCloseDuringRun) }
+
+func testCloseDuringRun(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	vm, ready := spinner(t)
+	vm, ready := spinner(t, ring)
 	done := runAside(context.Background(), vm)
 	testutil.Wait(t, ready, "guest")
 	wantState(t, vm, Running)
@@ -161,9 +167,11 @@ func TestCloseDuringRun(t *testing.T) {
 
 // TestCloseRacesRun closes at the moment of Run. Whichever is first, Close
 // succeeds and Run ends.
-func TestCloseRacesRun(t *testing.T) {
+func TestCloseRacesRun(t *testing.T) { bothRings(t, testCloseRacesRun) }
+
+func testCloseRacesRun(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	var g guest
+	g := guest{ring: ring}
 	g.spin()
 	for range 25 {
 		vm := newVM(t, g.config())
@@ -197,9 +205,11 @@ func TestCloseRacesRun(t *testing.T) {
 
 // TestPanicInConsole panics where only the caller's own code can: on the way
 // up, Run leaves a VM that can be closed.
-func TestPanicInConsole(t *testing.T) {
+func TestPanicInConsole(t *testing.T) { bothRings(t, testPanicInConsole) }
+
+func testPanicInConsole(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	var g guest
+	g := guest{ring: ring}
 	g.print("boom")
 	g.halt(0)
 	cfg := g.config()

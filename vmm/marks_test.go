@@ -23,8 +23,10 @@ func (g *guest) mark(value byte) uint64 {
 
 // TestTimeline checks the monitor's marks, the guest's among them, and the
 // clocks of both.
-func TestTimeline(t *testing.T) {
-	var g guest
+func TestTimeline(t *testing.T) { bothRings(t, testTimeline) }
+
+func testTimeline(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	for _, c := range []byte("boot\x00\xff") {
 		g.mark(c)
 	}
@@ -88,9 +90,11 @@ func TestTimelineWithoutExecTime(t *testing.T) {
 }
 
 // TestMarksAreBounded lets a guest make more marks than are remembered.
-func TestMarksAreBounded(t *testing.T) {
+func TestMarksAreBounded(t *testing.T) { bothRings(t, testMarksAreBounded) }
+
+func testMarksAreBounded(t *testing.T, ring Ring) {
 	const most, made = 256, 300
-	var g guest
+	g := guest{ring: ring}
 	g.stringIO(devices.MarkPort, g.store(slices.Repeat([]byte("m"), made)), made)
 	g.emit(0xf3, 0x6e) // rep outsb
 	g.halt(0)
@@ -108,8 +112,10 @@ func TestMarksAreBounded(t *testing.T) {
 }
 
 // TestNoMarks takes the port away.
-func TestNoMarks(t *testing.T) {
-	var g guest
+func TestNoMarks(t *testing.T) { bothRings(t, testNoMarks) }
+
+func testNoMarks(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	insn := g.mark('x')
 	g.halt(0)
 	e := faultOf(t, &g, func(c *Config) { c.NoMarks = true })

@@ -34,8 +34,8 @@ func (g *guest) poll(timeout uint64) uint32 {
 
 // echoGuest waits for the first frame of testEtherType, sends it back with its
 // first payload byte counted up, and prints the structures of the calls.
-func echoGuest() *guest {
-	g := &guest{devices: oneNet}
+func echoGuest(ring Ring) *guest {
+	g := &guest{ring: ring, devices: oneNet}
 	frame := g.store(make([]byte, 1600))
 	read := g.store(words(1, uint64(frame), 1600, 0xdeadbeef))
 	write := g.store(words(1, uint64(frame), 0, 0xdeadbeef))
@@ -61,7 +61,9 @@ func echoGuest() *guest {
 
 // TestNet echoes a frame through a TAP interface, given by name and by
 // descriptor. The other end is a packet socket on that interface.
-func TestNet(t *testing.T) {
+func TestNet(t *testing.T) { bothRings(t, testNet) }
+
+func testNet(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	enter := netNS(t)
 	for _, tt := range []struct {
@@ -84,7 +86,7 @@ func TestNet(t *testing.T) {
 			frame := append(slices.Repeat([]byte{0xff}, 6), 2, 0, 0, 0, 0, 1, testEtherType>>8, testEtherType&0xff)
 			frame = append(frame, "Ahello from the host, padded to the least length of a frame"...)
 
-			g := echoGuest()
+			g := echoGuest(ring)
 			var console bytes.Buffer
 			cfg := g.config()
 			cfg.Console, cfg.Nets = &console, []Net{nic}
@@ -147,10 +149,12 @@ func packetSocket(t *testing.T, name string) int {
 }
 
 // TestNetResults tries the calls that go wrong without ending the guest.
-func TestNetResults(t *testing.T) {
+func TestNetResults(t *testing.T) { bothRings(t, testNetResults) }
+
+func testNetResults(t *testing.T, ring Ring) {
 	netNS(t)
 	makeTap(t, "uvm0", 1500)
-	g := guest{devices: oneNet}
+	g := guest{ring: ring, devices: oneNet}
 	buf := uint64(g.store(make([]byte, 64)))
 	var want []int32
 	for _, x := range []struct {
@@ -181,7 +185,9 @@ func TestNetResults(t *testing.T) {
 
 // TestPollTimeout has a guest measure a POLL in which nothing happens, without
 // any NIC and with one.
-func TestPollTimeout(t *testing.T) {
+func TestPollTimeout(t *testing.T) { bothRings(t, testPollTimeout) }
+
+func testPollTimeout(t *testing.T, ring Ring) {
 	testutil.RequireKVM(t)
 	enter := netNS(t)
 	makeTap(t, "uvm0", 1500)
@@ -189,7 +195,7 @@ func TestPollTimeout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			enter(t)
 			const timeout = 20 * time.Millisecond
-			g := guest{devices: oneNet[:len(nets)]}
+			g := guest{ring: ring, devices: oneNet[:len(nets)]}
 			before, after := g.store(words(0)), g.store(words(0))
 			g.call(hypercall.Walltime, before)
 			long := g.poll(uint64(timeout))
@@ -223,10 +229,12 @@ func TestPollTimeout(t *testing.T) {
 
 // TestNetInterfaceDown takes the interface down under a running guest, which
 // learns of it and lives on.
-func TestNetInterfaceDown(t *testing.T) {
+func TestNetInterfaceDown(t *testing.T) { bothRings(t, testNetInterfaceDown) }
+
+func testNetInterfaceDown(t *testing.T, ring Ring) {
 	netNS(t)
 	makeTap(t, "uvm0", 1500)
-	g := guest{devices: oneNet}
+	g := guest{ring: ring, devices: oneNet}
 	write := g.store(words(1, uint64(g.store(make([]byte, 64))), 64, 0xdeadbeef))
 	g.print("down")
 	g.call(hypercall.NetWrite, write)

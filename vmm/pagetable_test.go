@@ -163,7 +163,9 @@ func wantTripleFault(t *testing.T, e *GuestError, rip, cr2 uint64) {
 
 // TestGuestMemoryFaults runs guests that touch what is not theirs, under the
 // monitor's page tables and without an IDT.
-func TestGuestMemoryFaults(t *testing.T) {
+func TestGuestMemoryFaults(t *testing.T) { bothRings(t, testGuestMemoryFaults) }
+
+func testGuestMemoryFaults(t *testing.T, ring Ring) {
 	for _, size := range []uint64{2 << 20, 64 << 20, 4 << 30} {
 		for _, tt := range []struct {
 			name string
@@ -179,12 +181,24 @@ func TestGuestMemoryFaults(t *testing.T) {
 			{"write first byte beyond", size, (*guest).storeByte},
 		} {
 			t.Run(formatBytes(size)+"/"+tt.name, func(t *testing.T) {
-				var g guest
+				g := guest{ring: ring}
 				g.pointAt(tt.addr)
 				rip := tt.emit(&g)
 				g.halt(0)
 				e := faultOf(t, &g, func(c *Config) { c.Memory = size })
-				wantTripleFault(t, e, rip, tt.addr)
+				if ring == Ring0 {
+					wantTripleFault(t, e, rip, tt.addr)
+					return
+				}
+				// Low memory is there, but the monitor's or read-only.
+				code := uint64(4)
+				if tt.addr >= 0x1000 && tt.addr < size {
+					code |= 1
+				}
+				if strings.HasPrefix(tt.name, "write") {
+					code |= 2
+				}
+				wantException(t, e, vecPF, code, rip, tt.addr)
 			})
 		}
 	}
@@ -193,10 +207,12 @@ func TestGuestMemoryFaults(t *testing.T) {
 // TestGuestMemoryEdges runs guests that use the first and the last byte they
 // may, and finds what they wrote there in host memory. A guest's memory takes
 // up host memory only where it was touched.
-func TestGuestMemoryEdges(t *testing.T) {
+func TestGuestMemoryEdges(t *testing.T) { bothRings(t, testGuestMemoryEdges) }
+
+func testGuestMemoryEdges(t *testing.T, ring Ring) {
 	for _, size := range []uint64{2 << 20, 64 << 20, 4 << 30} {
 		t.Run(formatBytes(size), func(t *testing.T) {
-			var g guest
+			g := guest{ring: ring}
 			g.pointAt(0x10000)
 			g.loadByte()            // read-only, but readable
 			g.emit(0xb0, 0x5a)      // mov al, 0x5a

@@ -29,7 +29,9 @@ func (g *guest) stringIO(p uint16, at uint32, n uint32) {
 	g.emit(append([]byte{0xb9}, imm32(n)...)...)
 }
 
-func TestFaultPort(t *testing.T) {
+func TestFaultPort(t *testing.T) { bothRings(t, testFaultPort) }
+
+func testFaultPort(t *testing.T, ring Ring) {
 	for _, tt := range []struct {
 		name string
 		emit func(*guest) (insn uint64)
@@ -63,7 +65,7 @@ func TestFaultPort(t *testing.T) {
 			devices.PortError{Port: 0x3f0, Size: 1, Count: 1}, "1-byte IN from port 0x3f0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var g guest
+			g := guest{ring: ring}
 			insn := tt.emit(&g)
 			g.halt(0)
 			e := faultOf(t, &g, nil)
@@ -72,8 +74,8 @@ func TestFaultPort(t *testing.T) {
 				t.Fatalf("Run() = %v; want kind %q, %v", e, FaultPort, &tt.want)
 			}
 			wantAt(t, e, insn, tt.n)
-			if want := fmt.Sprintf("guest fault: invalid port access: %s, rip=%#x", tt.text, e.RIP); e.Error() != want {
-				t.Errorf("Error() = %q; want %q", e.Error(), want)
+			if want := fmt.Sprintf("guest fault: invalid port access: %s, rip=%#x", tt.text, e.RIP); !strings.HasPrefix(e.Error(), want) {
+				t.Errorf("Error() = %q; want it to begin with %q", e.Error(), want)
 			}
 		})
 	}
@@ -81,9 +83,11 @@ func TestFaultPort(t *testing.T) {
 
 // TestRepeatedPortAccess uses the string instructions. A KVM may hand over
 // their items in one exit or one by one.
-func TestRepeatedPortAccess(t *testing.T) {
+func TestRepeatedPortAccess(t *testing.T) { bothRings(t, testRepeatedPortAccess) }
+
+func testRepeatedPortAccess(t *testing.T, ring Ring) {
 	t.Run("outsb to the marks", func(t *testing.T) {
-		var g guest
+		g := guest{ring: ring}
 		g.stringIO(devices.MarkPort, g.store([]byte("abc")), 3)
 		g.emit(0xf3, 0x6e) // rep outsb
 		g.halt(0)
@@ -96,7 +100,7 @@ func TestRepeatedPortAccess(t *testing.T) {
 		}
 	})
 	t.Run("insb from the marks", func(t *testing.T) {
-		var g guest
+		g := guest{ring: ring}
 		g.stringIO(devices.MarkPort, g.store(make([]byte, 3)), 3)
 		insn := g.emit(0xf3, 0x6c) // rep insb
 		g.halt(0)
@@ -108,7 +112,7 @@ func TestRepeatedPortAccess(t *testing.T) {
 	})
 	t.Run("outsd to a hypercall", func(t *testing.T) {
 		// Two WALLTIMEs: refused as one exit, two calls as two.
-		var g guest
+		g := guest{ring: ring}
 		out := g.store(words(0))
 		g.stringIO(hypercall.PortBase+uint16(hypercall.Walltime), g.store(append(imm32(out), imm32(out)...)), 2)
 		insn := g.emit(0xf3, 0x6f) // rep outsd
@@ -125,7 +129,9 @@ func TestRepeatedPortAccess(t *testing.T) {
 	})
 }
 
-func TestFaultHypercall(t *testing.T) {
+func TestFaultHypercall(t *testing.T) { bothRings(t, testFaultHypercall) }
+
+func testFaultHypercall(t *testing.T, ring Ring) {
 	disk := []loader.Device{{Name: "d", Type: loader.DeviceBlock}}
 	for _, tt := range []struct {
 		call    hypercall.Call
@@ -140,7 +146,7 @@ func TestFaultHypercall(t *testing.T) {
 		{hypercall.NetRead, disk},
 	} {
 		t.Run(fmt.Sprintf("%v with %d disks", tt.call, len(tt.devices)), func(t *testing.T) {
-			g := guest{devices: tt.devices}
+			g := guest{ring: ring, devices: tt.devices}
 			insn := g.call(tt.call, g.store(make([]byte, 64)))
 			g.halt(0)
 			e := faultOf(t, &g, func(c *Config) {
@@ -153,8 +159,8 @@ func TestFaultHypercall(t *testing.T) {
 				t.Fatalf("Run() = %v; want kind %q, call %d", e, FaultHypercall, tt.call)
 			}
 			wantAt(t, e, insn, 1)
-			if want := fmt.Sprintf("guest fault: invalid hypercall: no hypercall number %d, rip=%#x", tt.call, e.RIP); e.Error() != want {
-				t.Errorf("Error() = %q; want %q", e.Error(), want)
+			if want := fmt.Sprintf("guest fault: invalid hypercall: no hypercall number %d, rip=%#x", tt.call, e.RIP); !strings.HasPrefix(e.Error(), want) {
+				t.Errorf("Error() = %q; want it to begin with %q", e.Error(), want)
 			}
 		})
 	}
@@ -162,7 +168,9 @@ func TestFaultHypercall(t *testing.T) {
 
 // TestFaultPointer gives every pointer of every hypercall a value just beyond
 // what the guest may use, and just within it.
-func TestFaultPointer(t *testing.T) {
+func TestFaultPointer(t *testing.T) { bothRings(t, testFaultPointer) }
+
+func testFaultPointer(t *testing.T, ring Ring) {
 	const end = testMem
 	for _, tt := range []struct {
 		call hypercall.Call
@@ -197,7 +205,7 @@ func TestFaultPointer(t *testing.T) {
 			{"from low memory into boot information", 0x10000 - 1, false},
 		} {
 			t.Run(fmt.Sprintf("%v %s %s", tt.call, tt.what, at.name), func(t *testing.T) {
-				g := guest{devices: []loader.Device{{Name: "d", Type: loader.DeviceBlock}}}
+				g := guest{ring: ring, devices: []loader.Device{{Name: "d", Type: loader.DeviceBlock}}}
 				insn := tt.emit(&g, uint64(tt.call)<<32|at.addr)
 				g.halt(0)
 				cfg := g.config()
@@ -246,7 +254,9 @@ func field(off int, structure []byte) func(*guest, uint64) uint64 {
 }
 
 // TestFaultPointer64 uses the upper half of 64-bit pointers and lengths.
-func TestFaultPointer64(t *testing.T) {
+func TestFaultPointer64(t *testing.T) { bothRings(t, testFaultPointer64) }
+
+func testFaultPointer64(t *testing.T, ring Ring) {
 	for _, tt := range []struct {
 		name     string
 		ptr, len uint64
@@ -262,7 +272,7 @@ func TestFaultPointer64(t *testing.T) {
 		{"nothing at all", 0, 0, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var g guest
+			g := guest{ring: ring}
 			g.call(hypercall.Puts, g.store(words(tt.ptr, tt.len)))
 			g.halt(0)
 			_, err := runVM(t, newVM(t, g.config()))

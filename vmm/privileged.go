@@ -213,6 +213,7 @@ func portAccess(code []byte, regs *kvm.Regs) (*devices.PortError, bool) {
 		case b == 0xf2 || b == 0xf3:
 			p.Count = int(min(regs.RCX, 1<<30))
 		case b&0xf0 == 0x40: // REX means nothing here
+		case b&^0x18 == 0x26, b == 0x64, b == 0x65, b == 0x67: // nor does a segment or the size of an address
 		default:
 			if g := b &^ 3; g != 0xe4 && g != 0xec && g != 0x6c {
 				return nil, false

@@ -19,7 +19,9 @@ var errEnough = errors.New("enough")
 
 // TestStop cancels the context of guests that do not end by themselves,
 // wherever they are; Run returns the cause.
-func TestStop(t *testing.T) {
+func TestStop(t *testing.T) { bothRings(t, testStop) }
+
+func testStop(t *testing.T, ring Ring) {
 	// A pipe that nobody reads, as full as it gets.
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -44,7 +46,7 @@ func TestStop(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			testutil.Watchdog(t)
 			for _, early := range []bool{true, false} {
-				var g guest
+				g := guest{ring: ring}
 				g.mark('!')
 				tt.emit(&g)
 				cfg := g.config()
@@ -90,9 +92,11 @@ func fillPipe(t *testing.T, fd int) {
 }
 
 // TestStopByDeadline lets the context end by itself.
-func TestStopByDeadline(t *testing.T) {
+func TestStopByDeadline(t *testing.T) { bothRings(t, testStopByDeadline) }
+
+func testStopByDeadline(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	var g guest
+	g := guest{ring: ring}
 	g.spin()
 	const limit = 10 * time.Millisecond
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -108,8 +112,10 @@ func TestStopByDeadline(t *testing.T) {
 }
 
 // TestResultBeatsLaterStop cancels when the guest has ended already.
-func TestResultBeatsLaterStop(t *testing.T) {
-	var g guest
+func TestResultBeatsLaterStop(t *testing.T) { bothRings(t, testResultBeatsLaterStop) }
+
+func testResultBeatsLaterStop(t *testing.T, ring Ring) {
+	g := guest{ring: ring}
 	g.halt(5)
 	vm := newVM(t, g.config())
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -127,9 +133,11 @@ func TestResultBeatsLaterStop(t *testing.T) {
 }
 
 // TestFirstCauseWins stops a VM twice before it runs.
-func TestFirstCauseWins(t *testing.T) {
+func TestFirstCauseWins(t *testing.T) { bothRings(t, testFirstCauseWins) }
+
+func testFirstCauseWins(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	var g guest
+	g := guest{ring: ring}
 	g.spin()
 	vm := newVM(t, g.config())
 	vm.stop(errEnough)
@@ -142,12 +150,14 @@ func TestFirstCauseWins(t *testing.T) {
 // TestStopIsQuick measures how long a guest that never exits outlives its
 // context. The median is held against what the project promises, 50 ms; single
 // runs may suffer from whatever else the machine does.
-func TestStopIsQuick(t *testing.T) {
+func TestStopIsQuick(t *testing.T) { bothRings(t, testStopIsQuick) }
+
+func testStopIsQuick(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
 	const promised, hard = 50 * time.Millisecond, 2 * time.Second
 	var took []time.Duration
 	for range 20 {
-		vm, ready := spinner(t)
+		vm, ready := spinner(t, ring)
 		ctx, cancel := context.WithCancelCause(context.Background())
 		done := runAside(ctx, vm)
 		testutil.Wait(t, ready, "guest")
@@ -174,9 +184,11 @@ func TestStopIsQuick(t *testing.T) {
 
 // TestCollectorRunsBesideGuest has the runtime stop the world while a guest
 // spins: it must not wait for KVM_RUN.
-func TestCollectorRunsBesideGuest(t *testing.T) {
+func TestCollectorRunsBesideGuest(t *testing.T) { bothRings(t, testCollectorRunsBesideGuest) }
+
+func testCollectorRunsBesideGuest(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
-	vm, ready := spinner(t)
+	vm, ready := spinner(t, ring)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := runAside(ctx, vm)
 	testutil.Wait(t, ready, "guest")
@@ -198,11 +210,13 @@ func TestCollectorRunsBesideGuest(t *testing.T) {
 
 // TestStraySignals sends the vCPU's thread what it is kicked with, though
 // nobody asked for it, as the Go runtime does: the guest goes on.
-func TestStraySignals(t *testing.T) {
+func TestStraySignals(t *testing.T) { bothRings(t, testStraySignals) }
+
+func testStraySignals(t *testing.T, ring Ring) {
 	testutil.Watchdog(t)
 	const rounds = 100
 	tid := make(chan int, 1)
-	var g guest
+	g := guest{ring: ring}
 	g.print("tid")
 	loop := g.here()
 	g.poll(1e6)

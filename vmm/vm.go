@@ -28,10 +28,12 @@ type VM struct {
 	vcpu *kvm.VCPU
 	mem  *memory.Memory
 	view *memory.View
+	code *memory.View // what can be fetched, where that is more than view; else nil
 	wake *hostio.Event
 
 	sealed *sealed        // nil for a guest in ring 0
 	tables *memory.Memory // sealed: page tables that do not fit below the guest
+	keyed  []mapping      // sealed: memory with a protection key
 
 	ports devices.PortBus
 	// closers are the attached host devices, in the order of attachment.
@@ -93,6 +95,9 @@ func (vm *VM) build() error {
 	defer img.Close()
 	kernelEnd, err := img.Fit(cfg.Memory)
 	if err != nil {
+		return err
+	}
+	if err := vm.setUpKeys(img); err != nil {
 		return err
 	}
 	cmdline, err := hvtCommandLine(cfg.Args)

@@ -17,7 +17,7 @@ import (
 var everyFlag = []string{
 	"--memory", "128M", "--cpus", "1", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1",
 	"--disk", "data=/a b.img,ro,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
-	"--ring", "0", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
+	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
@@ -30,6 +30,7 @@ const everyJSON = `{
   "memory": "128M",
   "cpus": 1,
   "ring": "0",
+  "seal-exec-only": true,
   "net": [
     {
       "name": "service",

@@ -13,6 +13,7 @@ type inspection struct {
 	Path     string        `json:"path"`
 	Kind     loader.Kind   `json:"kind"`
 	ABI      uint32        `json:"abi_version"`
+	Native   *nativeInfo   `json:"native,omitempty"` // uvm's own note
 	Entry    hexAddr       `json:"entry"`
 	End      hexAddr       `json:"end"`
 	Memory   memSize       `json:"minimum_memory"`
@@ -32,6 +33,26 @@ type segmentInfo struct {
 	FileSize uint64  `json:"file_bytes"`
 	MemSize  uint64  `json:"memory_bytes"`
 	Perm     string  `json:"permissions"`
+	Key      uint8   `json:"protection_key,omitempty"`
+}
+
+// nativeInfo is what uvm's own note says (docs/abi.md, "uvm's own note").
+type nativeInfo struct {
+	Version uint32 `json:"version"`
+	Flags   uint32 `json:"flags"`
+	Sealed  bool   `json:"sealed"` // starts without a privileged instruction
+	Keys    bool   `json:"keys"`   // its segments may have protection keys
+}
+
+func (n *nativeInfo) String() string {
+	s := fmt.Sprintf("version %d, flags %#x", n.Version, n.Flags)
+	if n.Sealed {
+		s += ": starts without a privileged instruction"
+	}
+	if n.Keys {
+		s += ", has protection keys"
+	}
+	return s
 }
 
 type hexAddr uint64
@@ -81,9 +102,12 @@ func inspect(img *loader.Image) *inspection {
 			in.Devices = append(in.Devices, deviceInfo{h, d.Type.String(), d.Name})
 		}
 	}
+	if n := img.Native; n != nil {
+		in.Native = &nativeInfo{n.Version, uint32(n.Flags), n.Flags&loader.NativeSealed != 0, n.Flags&loader.NativeKeys != 0}
+	}
 	for _, s := range img.Segments {
 		in.Segments = append(in.Segments, segmentInfo{
-			hexAddr(s.Addr), s.FileSize, s.MemSize, flagString(s.R, "r") + flagString(s.W, "w") + flagString(s.X, "x"),
+			hexAddr(s.Addr), s.FileSize, s.MemSize, flagString(s.R, "r") + flagString(s.W, "w") + flagString(s.X, "x"), s.Key,
 		})
 	}
 	return in
@@ -100,6 +124,9 @@ func (in *inspection) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	defer w.Flush()
 	fmt.Fprintf(w, "kind\t%s (Solo5 ABI version %d)\n", in.Kind, in.ABI)
+	if in.Native != nil {
+		fmt.Fprintf(w, "native\t%v\n", in.Native)
+	}
 	fmt.Fprintf(w, "entry\t%v\n", in.Entry)
 	if in.Problem != "" {
 		fmt.Fprintf(w, "problem\t%s\n", in.Problem)
@@ -113,6 +140,10 @@ func (in *inspection) print() {
 		fmt.Fprintf(w, "devices\tnone\n")
 	}
 	for _, s := range in.Segments {
-		fmt.Fprintf(w, "segment\t%v %s %d bytes in memory, %d from the file\n", s.Addr, s.Perm, s.MemSize, s.FileSize)
+		key := ""
+		if s.Key != 0 {
+			key = fmt.Sprintf(", protection key %d", s.Key)
+		}
+		fmt.Fprintf(w, "segment\t%v %s %d bytes in memory, %d from the file%s\n", s.Addr, s.Perm, s.MemSize, s.FileSize, key)
 	}
 }

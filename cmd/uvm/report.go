@@ -21,6 +21,7 @@ type bootReport struct {
 	Outcome outcome    `json:"outcome"`
 	Marks   []bootMark `json:"marks"`
 	Dropped uint64     `json:"dropped_marks"` // guest marks beyond the first 256
+	Traps   uint64     `json:"traps"`         // exceptions that a sealed guest took to the monitor
 }
 
 type bootMark struct {
@@ -41,7 +42,7 @@ func (s *settings) report(vm *vmm.VM, end outcome) int {
 		return end.Status
 	}
 	marks, dropped := vm.Timeline()
-	r := bootReport{Version: 1, Kernel: s.Kernel, Outcome: end, Dropped: dropped}
+	r := bootReport{Version: 1, Kernel: s.Kernel, Outcome: end, Dropped: dropped, Traps: vm.Traps()}
 	exec, created, entry := find(marks, vmm.MarkExec), find(marks, vmm.MarkVM), find(marks, vmm.MarkEntry)
 	for i := range marks {
 		m := &marks[i]

@@ -73,7 +73,8 @@ const sampleJSON = `{
       "cpu_ns": 2901000
     }
   ],
-  "dropped_marks": 2
+  "dropped_marks": 2,
+  "traps": 0
 }
 `
 

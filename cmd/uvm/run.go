@@ -60,6 +60,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M)")
 	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs; unikernels of the hvt kind have 1 (default 1)")
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of the guest: `sealed` (ring 3) or 0 (default sealed)")
+	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
 	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=… (repeatable)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")

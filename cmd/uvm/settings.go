@@ -18,19 +18,20 @@ import (
 // settings is all that `uvm run` can be told. Its JSON form is the schema of
 // --config; each key is the flag of that name.
 type settings struct {
-	Kernel      string   `json:"kernel"`
-	Args        []string `json:"args,omitempty"`
-	Memory      memSize  `json:"memory,omitempty"`
-	CPUs        int      `json:"cpus,omitempty"`
-	Ring        string   `json:"ring,omitempty"`
-	Nets        netList  `json:"net,omitempty"`
-	Disks       diskList `json:"disk,omitempty"`
-	Console     string   `json:"console,omitempty"`
-	Timeout     duration `json:"timeout,omitempty"`
-	BootReport  string   `json:"boot-report,omitempty"`
-	BootSummary bool     `json:"boot-summary,omitempty"`
-	LogLevel    string   `json:"log-level,omitempty"`
-	LogFormat   string   `json:"log-format,omitempty"`
+	Kernel       string   `json:"kernel"`
+	Args         []string `json:"args,omitempty"`
+	Memory       memSize  `json:"memory,omitempty"`
+	CPUs         int      `json:"cpus,omitempty"`
+	Ring         string   `json:"ring,omitempty"`
+	SealExecOnly bool     `json:"seal-exec-only,omitempty"`
+	Nets         netList  `json:"net,omitempty"`
+	Disks        diskList `json:"disk,omitempty"`
+	Console      string   `json:"console,omitempty"`
+	Timeout      duration `json:"timeout,omitempty"`
+	BootReport   string   `json:"boot-report,omitempty"`
+	BootSummary  bool     `json:"boot-summary,omitempty"`
+	LogLevel     string   `json:"log-level,omitempty"`
+	LogFormat    string   `json:"log-format,omitempty"`
 }
 
 // load reads the settings from a file, or from stdin for "-". Unknown keys and
@@ -60,7 +61,7 @@ func (s *settings) load(path string) error {
 // vmConfig is the part that the library understands.
 func (s *settings) vmConfig() vmm.Config {
 	c := vmm.Config{
-		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), TSSAvailable: labTSS(), ExecTime: execTime,
+		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(), ExecTime: execTime,
 	}
 	for _, n := range s.Nets {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})

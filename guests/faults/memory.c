@@ -11,6 +11,7 @@ static uint8_t data[8] = { RET };
 static void null(void) { peek(8); }
 static void wild_read(void) { peek(WILD); }
 static void wild_write(void) { poke(WILD, 1); }
+static void read_text(void) { peek((uintptr_t)read_text); }
 static void write_text(void) { poke((uintptr_t)write_text, 0); }
 static void write_rodata(void) { poke((uintptr_t)rodata, 0); }
 static void write_bootinfo(void) { poke((uintptr_t)uvm_boot, 0); }
@@ -50,6 +51,7 @@ const struct fault memory_faults[] = {
 	{ "null", "read address 8", null },
 	{ "wild-read", "read at 64 GiB", wild_read },
 	{ "wild-write", "write at 64 GiB", wild_write },
+	{ "read-text", "read .text, which nothing stops but --seal-exec-only", read_text },
 	{ "write-text", "write to .text", write_text },
 	{ "write-rodata", "write to .rodata", write_rodata },
 	{ "write-bootinfo", "write to the boot information", write_bootinfo },

@@ -20,6 +20,7 @@ type Guest struct {
 	Code    []byte          // at CodeAddr, readable and executable; up to 64 KiB
 	Data    []byte          // at DataAddr, writable
 	Devices []loader.Device // manifest entries after the reserved first one
+	Native  *loader.Native  // uvm's own note, if any
 }
 
 const page = 4096
@@ -27,17 +28,24 @@ const page = 4096
 // ELF returns the file: two segments, the ABI note and the manifest.
 func (g Guest) ELF() []byte {
 	mft := loader.Manifest{Entries: append([]loader.Device{{Type: loader.DeviceReserved}}, g.Devices...)}
-	abi := note(0x31494241, 0, []byte{1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	man := note(0x3154464d, 4, mft.Encode())
+	abi := note("Solo5\x00\x00\x00", 6, 0x31494241, 0, []byte{1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	man := note("Solo5\x00\x00\x00", 6, 0x3154464d, 4, mft.Encode())
+	var native []byte
+	phnum := uint64(4)
+	if n := g.Native; n != nil {
+		d := binary.LittleEndian.AppendUint32(nil, n.Version)
+		native = note("uvm\x00", 4, 1, 0, binary.LittleEndian.AppendUint32(d, uint32(n.Flags)))
+		phnum++
+	}
 
 	data := g.Data
 	if len(data) == 0 {
 		data = []byte{0}
 	}
-	const hdr = 64 + 4*56
-	abiOff := uint64(hdr)
+	abiOff := 64 + phnum*56
 	manOff := align(abiOff+uint64(len(abi)), 8)
-	codeOff := align(manOff+uint64(len(man)), page)
+	nativeOff := align(manOff+uint64(len(man)), 4)
+	codeOff := align(nativeOff+uint64(len(native)), page)
 	dataOff := align(codeOff+uint64(len(g.Code)), page)
 	f := make([]byte, dataOff+uint64(len(data)))
 
@@ -50,13 +58,14 @@ func (g Guest) ELF() []byte {
 	le.PutUint64(f[32:], 64) // program headers follow
 	le.PutUint16(f[52:], 64)
 	le.PutUint16(f[54:], 56)
-	le.PutUint16(f[56:], 4)
+	le.PutUint16(f[56:], uint16(phnum))
 	for i, p := range [][7]uint64{ // type, flags, offset, address, file size, memory size, alignment
 		{1, 5, codeOff, CodeAddr, uint64(len(g.Code)), uint64(len(g.Code)), page},
 		{1, 6, dataOff, DataAddr, uint64(len(data)), uint64(len(data)), page},
 		{4, 4, abiOff, 0, uint64(len(abi)), 0, 4},
 		{4, 4, manOff, 0, uint64(len(man)), 0, 8},
-	} {
+		{4, 4, nativeOff, 0, uint64(len(native)), 0, 4},
+	}[:phnum] {
 		h := f[64+i*56:]
 		le.PutUint32(h, uint32(p[0]))
 		le.PutUint32(h[4:], uint32(p[1]))
@@ -66,17 +75,19 @@ func (g Guest) ELF() []byte {
 	}
 	copy(f[abiOff:], abi)
 	copy(f[manOff:], man)
+	copy(f[nativeOff:], native)
 	copy(f[codeOff:], g.Code)
 	copy(f[dataOff:], data)
 	return f
 }
 
-// note is an ELF note of Solo5's; pad bytes before the content count as content.
-func note(typ uint32, pad int, content []byte) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, 6)
+// note is an ELF note. owner is padded to four bytes already, and nameSize says
+// how long it is without; pad bytes before the content count as content.
+func note(owner string, nameSize, typ uint32, pad int, content []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, nameSize)
 	b = binary.LittleEndian.AppendUint32(b, uint32(pad+len(content)))
 	b = binary.LittleEndian.AppendUint32(b, typ)
-	b = append(b, "Solo5\x00\x00\x00"...)
+	b = append(b, owner...)
 	b = append(b, make([]byte, pad)...)
 	return append(b, content...)
 }

@@ -1,0 +1,188 @@
+package vmm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// Protection keys (AMD64 APM volume 2, section 5.6.7): four bits of a user
+// page's table entry, and for each of the 16 keys two bits in the register
+// PKRU that take away data accesses, or writes. Instruction fetches ignore
+// them. docs/sealed.md says what they are worth.
+const (
+	cr4PKE   = 1 << 22
+	pteKey   = 59         // position of the key in a page-table entry
+	pfKey    = 1 << 5     // in a page fault's error code: PKRU forbade the access
+	keyText  = 15         // the key of execute-only text
+	pkruInit = 0x55555554 // no data accesses to any key but 0, as Linux has it
+)
+
+var wrpkru = []byte{0x0f, 0x01, 0xef}
+
+// sealText gives executable segments the key that nothing unlocks, unless
+// they have one of their own.
+func sealText(img *loader.Image) {
+	for i := range img.Segments {
+		if s := &img.Segments[i]; s.X && s.Key == 0 {
+			s.Key = keyText
+		}
+	}
+}
+
+// usesKeys says whether any segment has a key.
+func usesKeys(img *loader.Image) bool {
+	for i := range img.Segments {
+		if img.Segments[i].Key != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// setUpKeys looks at what the kernel and the configuration ask for. It comes
+// before anything that reads the segments.
+func (vm *VM) setUpKeys(img *loader.Image) error {
+	if vm.cfg.SealExecOnly {
+		sealText(img)
+	}
+	if vm.cfg.Ring == RingSealed || !usesKeys(img) {
+		return nil
+	}
+	return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
+}
+
+// codeView is what instructions can be fetched from: what the guest may read,
+// and executable segments that it may not. The decoder and fault reports look
+// through it, never a hypercall.
+func codeView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
+	v := memory.NewView(mem)
+	for _, m := range hvtMap(img, mem.Size()) {
+		if m.key != 0 && !m.exec {
+			continue
+		}
+		if err := v.Grant(m.start, m.end, m.perm); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// keyOf is the protection key that an exception at addr is due to, or 0.
+func (vm *VM) keyOf(f *trapFrame, addr uint64) uint8 {
+	if f.vector != vecPF || f.code&pfKey == 0 {
+		return 0
+	}
+	for i := range vm.keyed {
+		if m := &vm.keyed[i]; uint64(m.start) <= addr && addr < uint64(m.end) {
+			return m.key
+		}
+	}
+	return 0
+}
+
+// errNoKeys says that keys do not work here.
+var errNoKeys = errors.New("this KVM or its processor has none, which --seal-exec-only and kernels with keys of their own need")
+
+func noKeys(why string) *HostError {
+	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", errNoKeys, why)}
+}
+
+// keysOn makes keys work for a guest that uses them.
+func (vm *VM) keysOn(img *loader.Image, maps []mapping) (err error) {
+	if vm.code, err = codeView(vm.mem, img); err != nil {
+		return err
+	}
+	for i := range maps {
+		if maps[i].key != 0 {
+			vm.keyed = append(vm.keyed, maps[i])
+		}
+	}
+	if err := vm.sealed.enableKeys(maps, vm.keyed); err != nil {
+		return err
+	}
+	return vm.warnLiftable(vm.keyed)
+}
+
+// enableKeys sets PKRU and proves that it holds. CPUID does not tell: there
+// are KVMs that hide keys that work. So a few instructions run in ring 3, where
+// the guest's first ones will be: WRPKRU, whose effect stays, and a read that
+// has to fault. In the end memory is as it was, the registers are not.
+func (s *sealed) enableKeys(maps, keyed []mapping) error {
+	i := slices.IndexFunc(maps, func(m mapping) bool { return m.exec })
+	if i < 0 {
+		return nil // without text the guest gets nowhere
+	}
+	text := maps[i]
+	probe := append(bytes.Clone(wrpkru),
+		0x8a, 0x03, // mov al, [rbx]
+		0x0f, 0x0b) // ud2
+	code, err := s.vm.mem.At(text.start, uint64(len(probe)))
+	if err != nil {
+		return err
+	}
+	old := bytes.Clone(code)
+	copy(code, probe)
+	defer copy(code, old)
+
+	secret := uint64(keyed[0].start)
+	regs := kvm.Regs{RIP: uint64(text.start), RFLAGS: flagsReserved, RAX: pkruInit, RBX: secret}
+	if err := s.vm.vcpu.SetRegs(&regs); err != nil {
+		return kvmError(err)
+	}
+	errno := s.vm.vcpu.Run()
+	for errno == syscall.EINTR { // a signal of the Go runtime's; nobody can have stopped the VM yet
+		errno = s.vm.vcpu.Run()
+	}
+	if errno != 0 {
+		return s.vm.runError(errno)
+	}
+	io := s.vm.vcpu.IO()
+	if reason := s.vm.vcpu.Reason(); reason != kvm.ExitIO || io.Port >= sealedVectors {
+		return noKeys("WRPKRU ended with exit " + reason.String())
+	}
+	f, _, sregs, err := s.frame(io.Port)
+	if err != nil {
+		return err
+	}
+	const want = pteP | pteU | pfKey // as an error code: present, ring 3, key
+	switch {
+	case f.vector == vecUD && f.rip == uint64(text.start):
+		return noKeys("WRPKRU is not a valid instruction")
+	case f.vector == vecUD:
+		return noKeys("a read that a key forbids went through")
+	case f.vector != vecPF || f.code != want || sregs.CR2 != secret:
+		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
+	}
+	user := s.userSregs
+	if err := s.vm.vcpu.SetSregs(&user); err != nil {
+		return kvmError(err)
+	}
+	return nil
+}
+
+// warnLiftable tells of a WRPKRU in execute-only text: with it the guest can
+// take the seal away. Text is all that the guest can execute, and cannot change.
+func (vm *VM) warnLiftable(keyed []mapping) error {
+	for i := range keyed {
+		m := &keyed[i]
+		if m.key != keyText {
+			continue
+		}
+		b, err := vm.mem.At(m.start, uint64(m.end-m.start))
+		if err != nil {
+			return err
+		}
+		if at := bytes.Index(b, wrpkru); at >= 0 {
+			vm.log.Warn("execute-only text contains a WRPKRU, which can make it readable", "address", fmt.Sprintf("%#x", uint64(m.start)+uint64(at)))
+			return nil
+		}
+	}
+	return nil
+}
