@@ -42,17 +42,22 @@ func TestGuestFaults(t *testing.T) {
 		{"pointer", new(guest).puts(past, 5), []string{"invalid guest pointer", "PUTS", "0x40000000"}},
 		{"structure", new(guest).call(hypercall.HaltCall, past), []string{"invalid guest pointer", "HALT", "0x40000000"}},
 		// c6 04 25 imm32 00  mov byte [CodeAddr], 0
-		{"write to the code", new(guest).emit(0xc6, 0x04, 0x25, 0, 0, 0x10, 0, 0), []string{"translation fault", "address 0x100000"}},
+		// Before Linux 6.8 KVM does not tell the address; vmm's tests ask for it
+		// where it does.
+		{"write to the code", new(guest).emit(0xc6, 0x04, 0x25, 0, 0, 0x10, 0, 0), []string{"translation fault", "rip=0x1000"}},
 		{"hlt", new(guest).hlt(), []string{"HLT"}},
 		// 0f 0b  ud2
-		{"triple fault", new(guest).emit(0x0f, 0x0b), []string{"guest fault"}},
+		{"triple fault", new(guest).emit(0x0f, 0x0b), []string{"triple fault"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code := len(tt.guest.code)
 			got := uvm(t, "run", tt.guest.print("survived").halt(0).file(t))
-			wantLine(t, got, exitGuest, append(tt.want, "guest fault", "rip=0x1000")...)
+			wantLine(t, got, exitGuest, append(tt.want, "guest fault")...)
 			if got.stdout != "" {
 				t.Errorf("stdout = %q; want nothing after the fault", got.stdout)
+			}
+			if strings.Contains(got.stderr, "has reset the processor") {
+				return // a triple fault on SVM: there is no rip to be told
 			}
 			var rip uint64
 			if _, after, ok := strings.Cut(got.stderr, "rip="); ok {
