@@ -1,6 +1,8 @@
 # make         bin/uvm and bin/solo5-hvt
 # make guests  the sample unikernels, bin/guests/NAME.hvt
 # make test    everything that CI checks, but for what scripts/setup.sh installs
+# make lab     the tests in the lab alone, each with its duration (docs/testing.md)
+# make lab-shell  a shell in the lab
 # make bench   the measurements of bench/README.md
 
 GO         ?= go
@@ -15,7 +17,7 @@ KVMMIN     := $(if $(filter 1,$(UVM_TEST_NO_KVM)),,-kvm-min .ci/kvm-tests)
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: all uvm guests test check unit fuzz bench clean
+.PHONY: all uvm guests test check unit fuzz lab lab-shell bench clean
 
 all: uvm
 
@@ -36,10 +38,16 @@ check:
 
 # The race detector needs cgo; nothing else does.
 unit: uvm guests
-	CGO_ENABLED=1 $(GO) test -race -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
 
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+lab:
+	$(GO) test -count=1 -timeout 20m -v ./internal/lab/...
+
+lab-shell:
+	@$(GO) run ./internal/lab/shell
 
 bench: uvm guests
 	$(MAKE) -C bench

@@ -60,6 +60,10 @@ func (s *System) SupportedCPUID() (*CPUID, error) {
 // CreateVM makes an empty VM (section 4.2).
 func (s *System) CreateVM() (*VM, error) {
 	fd, errno := ioctl(s.fd, ioCreateVM, 0)
+	for errno == syscall.EINTR {
+		// A pending signal interrupts it, and the Go runtime sends them.
+		fd, errno = ioctl(s.fd, ioCreateVM, 0)
+	}
 	if errno != 0 {
 		return nil, opError("KVM_CREATE_VM", errno)
 	}

@@ -71,6 +71,10 @@ install_go() {
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(uname -m)" = x86_64 ] || { echo "setup: uvm runs on x86-64 only, this is $(uname -m)" >&2; exit 1; }
 install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/linux/kvm.h=linux-libc-dev ip=iproute2 ping=iputils-ping
+# The lab (docs/testing.md), which the demo does not need; it fetches its kernel itself. A busybox alone may be the dynamic one.
+if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_LAB:-}" != 1 ]; then
+    install_packages qemu-system-x86_64=qemu-system-x86 /usr/share/doc/busybox-static=busybox-static
+fi
 if ! go_is_new_enough go; then
     go_is_new_enough "$go_home/bin/go" || install_go
     export PATH=$go_home/bin:$PATH GOROOT=$go_home GOTOOLCHAIN=local

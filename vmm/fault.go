@@ -23,7 +23,7 @@ const (
 	FaultPointer                      // gave a hypercall a pointer that leaves its memory
 	FaultInternal                     // an instruction that this KVM cannot run
 	FaultEntry                        // the processor refused the guest's state
-	FaultShutdown                     // triple fault; on SVM the registers are those after reset, RIP 0xfff0
+	FaultShutdown                     // triple fault; on SVM RIP is that after reset, 0xfff0
 	FaultHLT                          // halted with nothing that could wake it
 	FaultExit                         // any other exit of KVM
 	FaultException                    // sealed: an exception that the guest has no handler for
@@ -84,6 +84,9 @@ func (e *GuestError) Error() string {
 			s += fmt.Sprintf(", address %#x", e.Addr)
 		}
 	}
+	if e.Kind == FaultShutdown && e.RIP == resetVector {
+		return s + " (this KVM has reset the processor; where it was is not known)"
+	}
 	s += fmt.Sprintf(", rip=%#x", e.RIP)
 	if len(e.Insn) > 0 {
 		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
@@ -95,6 +98,10 @@ func (e *GuestError) Unwrap() error { return e.Err }
 
 // noAddr in GuestError.Addr says that KVM does not tell the address.
 const noAddr = ^uint64(0)
+
+// resetVector is where a processor starts. KVM on SVM resets the vCPU when it
+// shuts down, before anybody can ask for its registers.
+const resetVector = 0xfff0
 
 // fault completes e with the guest's registers.
 func (vm *VM) fault(e *GuestError) error {

@@ -57,7 +57,7 @@ const probeTime = 5 * time.Second
 
 func runProbe(code []byte) error {
 	elf := hvtelf.Guest{Code: code, Data: make([]byte, 128)}.ELF()
-	vm, err := vmm.New(vmm.Config{Kernel: "probe", KernelFile: bytes.NewReader(elf), Console: io.Discard})
+	vm, err := vmm.New(vmm.Config{Kernel: "probe", KernelFile: bytes.NewReader(elf), Console: io.Discard, Ring: vmm.Ring0})
 	if err != nil {
 		return err
 	}

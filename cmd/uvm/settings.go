@@ -74,7 +74,7 @@ func (s *settings) vmConfig() vmm.Config {
 
 // labTSS says that uvm runs in the lab, under QEMU's emulation of SVM
 // (docs/testing.md).
-func labTSS() bool { return os.Getenv("UVM_LAB_TSS") == "1" }
+func labTSS() bool { return os.Getenv("UVM_LAB") == "1" }
 
 // memSize is a number of bytes, written with its unit; a bare number is MiB.
 type memSize uint64

@@ -1,0 +1,72 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// skips are the tests that do not run in the lab though their package does.
+// Each says why it could not hold there; that it is slow is no reason.
+var skips = map[string]map[string]string{
+	"kvm": {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
+}
+
+// TestLab runs every package that has tests with a real KVM once more, on the
+// lab's KVM, in one boot.
+func TestLab(t *testing.T) {
+	t.Parallel()
+	var jobs []Job
+	for _, p := range kvmPackages(t) {
+		jobs = append(jobs, Job{Package: p, Skips: skips[p], Bound: 9 * time.Minute})
+	}
+	Run(t, Options{Tools: []string{"bash", "ip"}}, jobs...)
+}
+
+// kvmPackages finds the packages whose tests ask for a KVM.
+func kvmPackages(t *testing.T) []string {
+	t.Helper()
+	const module = "github.com/uvm-monitor/uvm/"
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles", module+"...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var found []string
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p struct {
+			ImportPath, Dir           string
+			TestGoFiles, XTestGoFiles []string
+		}
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			src, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := strings.TrimPrefix(p.ImportPath, module); bytes.Contains(src, []byte("testutil.Require"+"KVM(")) && !slices.Contains(found, name) {
+				found = append(found, name)
+			}
+		}
+	}
+	// The two that there have been from the first day: is the search right?
+	for _, p := range []string{"kvm", "vmm"} {
+		if !slices.Contains(found, p) {
+			t.Fatalf("packages with KVM tests = %v; want %s among them", found, p)
+		}
+	}
+	return found
+}
