@@ -117,7 +117,9 @@ func frame(content string) []byte {
 	return append(f, content...)
 }
 
-// peer is a packet socket on the kernel's side of the interface.
+// peer is a packet socket on the kernel's side of the interface, which somebody
+// has attached to. It waits until the interface sends: before that the kernel
+// drops what it is given and says nothing.
 func peer(t *testing.T, name string) int {
 	t.Helper()
 	proto := bits.ReverseBytes16(etherType)
@@ -126,6 +128,12 @@ func peer(t *testing.T, name string) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(sock) })
+	testutil.Until(t, name+" is running", func() bool {
+		return ifreq(t, name, unix.SIOCGIFFLAGS, nil).Uint16()&unix.IFF_RUNNING != 0
+	})
+	// The kernel sets that flag a moment before it lets frames through, under a
+	// lock that this takes too.
+	up(t, name)
 	index := ifreq(t, name, unix.SIOCGIFINDEX, nil).Uint32()
 	if err := unix.Bind(sock, &unix.SockaddrLinklayer{Protocol: proto, Ifindex: int(index)}); err != nil {
 		t.Fatal(err)

@@ -93,6 +93,9 @@ func summarize(in io.Reader, w io.Writer) (result, error) {
 				fmt.Fprint(w, b)
 			}
 			delete(output, key)
+			if e.Action == "fail" && e.Test == "" {
+				unfinished(w, e.Package, output)
+			}
 		case "build-fail":
 			r.failed++
 			if b := output[key]; b != nil {
@@ -101,6 +104,17 @@ func summarize(in io.Reader, w io.Writer) (result, error) {
 		}
 	}
 	return r, s.Err()
+}
+
+// unfinished prints what the tests of a package had to say that never ended:
+// the program crashed in one of them.
+func unfinished(w io.Writer, pkg string, output map[string]*strings.Builder) {
+	for key, b := range output {
+		if strings.HasPrefix(key, pkg+" ") {
+			fmt.Fprint(w, b)
+			delete(output, key)
+		}
+	}
 }
 
 func (r *result) count(e *event, onKVM bool) {

@@ -24,6 +24,8 @@ func TestSummarize(t *testing.T) {
 {"Action":"skip","Package":"p","Test":"A"}`, result{skipped: 1}, "because"},
 		{"a crash without a test", `{"Action":"output","Package":"p","Output":"panic\n"}
 {"Action":"fail","Package":"p"}`, result{failed: 1}, "panic"},
+		{"a crash inside a test", `{"Action":"output","Package":"p","Test":"A","Output":"goroutine 1\n"}
+{"Action":"fail","Package":"p"}`, result{failed: 1}, "goroutine 1"},
 		{"a package that does not build", `{"ImportPath":"p","Action":"build-output","Output":"undefined: x\n"}
 {"ImportPath":"p","Action":"build-fail"}`, result{failed: 1}, "undefined: x"},
 		{"plain text passes through", "go: something", result{}, "go: something"},
