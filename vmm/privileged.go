@@ -79,20 +79,25 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		return nil
 	case opRETF:
 		b, err := s.view().Readable(memory.Addr(f.rsp), 16)
-		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
+		if err != nil {
 			return errRefused
 		}
-		f.rip, f.rsp = le.Uint64(b), f.rsp+16
+		rip, cs := le.Uint64(b), le.Uint64(b[8:])
+		if cs != abiCode || !canonical(rip) {
+			return errRefused
+		}
+		f.rip, f.rsp = rip, f.rsp+16
 		return nil
 	case opIRET:
 		b, err := s.view().Readable(memory.Addr(f.rsp), 40)
-		if err != nil || le.Uint64(b[8:]) != abiCode || !canonical(le.Uint64(b)) {
+		if err != nil {
 			return errRefused
 		}
-		if ss := le.Uint64(b[32:]); ss != abiData && ss != 0 {
+		rip, cs, ss := le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[32:])
+		if cs != abiCode || !canonical(rip) || ss != abiData && ss != 0 {
 			return errRefused
 		}
-		f.rip, f.rflags, f.rsp = le.Uint64(b), guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
+		f.rip, f.rflags, f.rsp = rip, guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
 		return nil
 	case opCLI, opSTI:
 		return nil // there are no interrupts

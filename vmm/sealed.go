@@ -62,6 +62,10 @@ type trapFrame struct {
 	cs, ss           uint64
 }
 
+// pushesCode says whether the exception has an error code on the stack. (A shift
+// by more than the width gives 0: interrupts have none.)
+func (f *trapFrame) pushesCode() bool { return uint64(hasErrorCode)>>f.vector&1 != 0 }
+
 func newSealed(vm *VM, cr4 uint64, tssLimit uint32) *sealed {
 	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
@@ -120,7 +124,7 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 	}
 	f := &trapFrame{vector: uint64(vector)}
 	size := uint64(5 * 8)
-	if vector < 64 && hasErrorCode>>vector&1 != 0 {
+	if f.pushesCode() {
 		size += 8
 	}
 	b, err := s.vm.mem.At(sealedStack-memory.Addr(size), size)
@@ -198,7 +202,7 @@ func (s *sealed) deliver(f *trapFrame) error {
 	}
 	rsp &^= 15
 	frame := []uint64{f.rip, abiCode, f.rflags &^ flagsIF, f.rsp, abiData}
-	if f.vector < 64 && hasErrorCode>>f.vector&1 != 0 {
+	if f.pushesCode() {
 		frame = append([]uint64{f.code}, frame...)
 	}
 	size := uint64(len(frame)) * 8
