@@ -114,11 +114,7 @@ func (s *sealed) trap(vector uint16) error {
 // frame reads the exception frame and checks that it is one that the processor
 // made: everything else means that ring 0 was reached in another way.
 func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error) {
-	regs, err := s.vm.vcpu.Regs()
-	if err != nil {
-		return nil, nil, nil, kvmError(err)
-	}
-	sregs, err := s.vm.vcpu.Sregs()
+	regs, sregs, err := s.vm.vcpu.State()
 	if err != nil {
 		return nil, nil, nil, kvmError(err)
 	}
@@ -141,7 +137,7 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 		sregs.CS.Selector != selKernelCode || regs.RIP != stub && regs.RIP != stub+2 {
 		return nil, nil, nil, s.fault(f, FaultSeal, noAddr)
 	}
-	return f, &regs, &sregs, nil
+	return f, regs, sregs, nil
 }
 
 // resume continues the guest in ring 3 where f says.
@@ -149,7 +145,7 @@ func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetAll(regs, sregs); err != nil {
+	if err := s.vm.vcpu.SetState(); err != nil {
 		return kvmError(err)
 	}
 	return nil
