@@ -72,14 +72,11 @@ func (img *Image) fitError(format string, args ...any) *Error {
 	return &Error{Kind: ErrFit, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
 }
 
-// maxMem is the largest guest memory that the ABI has, in bytes.
-const maxMem = 4 << 30
-
 // tooSmall says how much memory would do, where the ABI allows that much. last
 // is the highest address that must be inside.
 func (img *Image) tooSmall(what string, last, have uint64) *Error {
 	hint := ""
-	if last < maxMem {
+	if last < img.MaxMemory() {
 		hint = fmt.Sprintf(" (it would need %d MiB)", (last>>21+1)*2) // a multiple of 2 MiB, as the ABI wants
 	}
 	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
