@@ -41,10 +41,20 @@ func (r runPage) setImmediateExit(on bool) {
 	}
 }
 
-// stage leaves registers for the next KVM_RUN to take over.
-func (r runPage) stage(regs *Regs, sregs *Sregs) {
-	area := (*syncArea)(unsafe.Pointer(&r.mem[syncOffset]))
-	area.regs, area.sregs = *regs, *sregs
+// state is where KVM_RUN leaves registers and takes them over from.
+func (r runPage) state() *syncArea { return (*syncArea)(unsafe.Pointer(&r.mem[syncOffset])) }
+
+// keepRegs has each KVM_RUN leave the registers in state. It says whether that
+// is new, so that what lies there is not the last one's.
+func (r runPage) keepRegs() bool {
+	valid := (*uint64)(unsafe.Pointer(&r.mem[validOffset]))
+	old := *valid
+	*valid = syncRegs | syncSregs
+	return old == 0
+}
+
+// takeRegs has the next KVM_RUN take the registers over from state.
+func (r runPage) takeRegs() {
 	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
 }
 

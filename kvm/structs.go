@@ -99,9 +99,11 @@ type runHeader struct {
 // exitOffset is where the union of struct kvm_run starts.
 const exitOffset = 32
 
-// The end of struct kvm_run: which registers KVM_RUN takes over from it, and the
-// registers, struct kvm_sync_regs (section 5, kvm_valid_regs and kvm_dirty_regs).
+// The end of struct kvm_run: which registers KVM_RUN leaves in it, which it takes
+// over, and the registers, struct kvm_sync_regs (section 5, kvm_valid_regs and
+// kvm_dirty_regs).
 const (
+	validOffset = 288
 	dirtyOffset = 296
 	syncOffset  = 304
 

@@ -31,7 +31,11 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	return &VCPU{fd: int(fd), run: run, sync: vm.sync}, nil
+	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: run.state()}
+	if !v.sync {
+		v.state = new(syncArea)
+	}
+	return v, nil
 }
 
 // Close releases the descriptor; the kernel frees the VM when its last vCPU is

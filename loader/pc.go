@@ -111,7 +111,7 @@ func (img *Image) FitPC(lowMem uint64) error {
 			return img.fitError("%ssize %#x wraps around the address space", what, s.MemSize)
 		case uint64(s.Addr) >= lowMem || s.MemSize > lowMem-uint64(s.Addr):
 			last := uint64(s.Addr) + s.MemSize - 1
-			return img.tooSmall(fmt.Sprintf("%sits last byte %#x", what, last), last, lowMem, maxLowMem)
+			return img.tooSmall(fmt.Sprintf("%sits last byte %#x", what, last), last, lowMem)
 		case s.Addr < end:
 			return img.fitError("%soverlaps segment %d, which ends at %v", what, segs[i-1].Index, end)
 		}

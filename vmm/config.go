@@ -20,7 +20,7 @@ type Config struct {
 	KernelFile io.ReaderAt
 
 	Args   []string // the guest's command line; joined by single spaces
-	Memory uint64   // bytes, a multiple of 2 MiB up to 4 GiB; 0 = DefaultMemory
+	Memory uint64   // bytes, a multiple of 2 MiB up to 4 GiB, or 64 GiB for a sealed guest with uvm's own note; 0 = DefaultMemory
 	CPUs   int      // 0 = 1, and hvt guests have no more
 
 	// The n-th net without a name takes the manifest's n-th net device, and
@@ -129,8 +129,9 @@ func (e *HostError) Error() string { return e.What + ": " + e.Err.Error() }
 func (e *HostError) Unwrap() error { return e.Err }
 
 const (
-	hvtPage   = 2 << 20 // granularity of an hvt guest's memory: one large page
-	hvtMaxMem = 4 << 30 // what four page directories map
+	hvtPage   = 2 << 20  // granularity of an hvt guest's memory: one large page
+	hvtMaxMem = 4 << 30  // what hypercall structures and four page directories reach
+	maxMem    = 64 << 30 // of a sealed guest with uvm's own note
 )
 
 // check validates what needs no look at the host and fills in defaults.
@@ -155,8 +156,8 @@ func (c *Config) check() error {
 		c.Memory = DefaultMemory
 	}
 	switch {
-	case c.Memory > hvtMaxMem:
-		return configError("guest memory of %s: an hvt guest has at most 4096 MiB", formatBytes(c.Memory))
+	case c.Memory > maxMem:
+		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
 		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)

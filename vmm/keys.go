@@ -46,16 +46,24 @@ func usesKeys(img *loader.Image) bool {
 	return false
 }
 
-// setUpKeys looks at what the kernel and the configuration ask for. It comes
-// before anything that reads the segments.
-func (vm *VM) setUpKeys(img *loader.Image) error {
+// agree holds the kernel against the configuration. It comes before anything that
+// reads the segments.
+func (vm *VM) agree(img *loader.Image) error {
 	if vm.cfg.SealExecOnly {
 		sealText(img)
 	}
-	if vm.cfg.Ring == RingSealed || !usesKeys(img) {
-		return nil
+	switch most := img.MaxMemory(); {
+	case vm.cfg.Memory > most:
+		return configError("guest memory of %s: an hvt guest has at most %s, unless it has uvm's own note and says that it is sealed",
+			formatBytes(vm.cfg.Memory), formatBytes(most))
+	case vm.cfg.Ring == RingSealed:
+	case vm.cfg.Memory > hvtMaxMem:
+		return configError("guest memory of %s: in ring 0 there are at most %s: run it in ring %s",
+			formatBytes(vm.cfg.Memory), formatBytes(hvtMaxMem), RingSealed)
+	case usesKeys(img):
+		return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
 	}
-	return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
+	return nil
 }
 
 // codeView is what instructions can be fetched from: what the guest may read,

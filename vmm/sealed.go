@@ -66,12 +66,12 @@ type trapFrame struct {
 // by more than the width gives 0: interrupts have none.)
 func (f *trapFrame) pushesCode() bool { return uint64(hasErrorCode)>>f.vector&1 != 0 }
 
-func newSealed(vm *VM, cr4 uint64, tssLimit uint32) *sealed {
+func newSealed(vm *VM, cr4 uint64) *sealed {
 	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
 	return &sealed{vm: vm, userSregs: kvm.Sregs{
 		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
-		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: tssLimit, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
+		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
 		LDT: kvm.Segment{Unusable: 1},
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: 6*8 - 1},
 		IDT: kvm.DTable{Base: uint64(sealedIDT), Limit: 256*16 - 1},
@@ -114,11 +114,7 @@ func (s *sealed) trap(vector uint16) error {
 // frame reads the exception frame and checks that it is one that the processor
 // made: everything else means that ring 0 was reached in another way.
 func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error) {
-	regs, err := s.vm.vcpu.Regs()
-	if err != nil {
-		return nil, nil, nil, kvmError(err)
-	}
-	sregs, err := s.vm.vcpu.Sregs()
+	regs, sregs, err := s.vm.vcpu.State()
 	if err != nil {
 		return nil, nil, nil, kvmError(err)
 	}
@@ -141,7 +137,7 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 		sregs.CS.Selector != selKernelCode || regs.RIP != stub && regs.RIP != stub+2 {
 		return nil, nil, nil, s.fault(f, FaultSeal, noAddr)
 	}
-	return f, &regs, &sregs, nil
+	return f, regs, sregs, nil
 }
 
 // resume continues the guest in ring 3 where f says.
@@ -149,7 +145,7 @@ func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetAll(regs, sregs); err != nil {
+	if err := s.vm.vcpu.SetState(); err != nil {
 		return kvmError(err)
 	}
 	return nil

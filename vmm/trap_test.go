@@ -36,7 +36,7 @@ func trapRig(t testing.TB) *sealed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newSealed(&VM{mem: mem, view: view}, ring0CR4, 0)
+	return newSealed(&VM{mem: mem, view: view}, ring0CR4)
 }
 
 // choices turns fuzz input into a guest's state: it prefers values at the

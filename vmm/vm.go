@@ -97,7 +97,7 @@ func (vm *VM) build() error {
 	if err != nil {
 		return err
 	}
-	if err := vm.setUpKeys(img); err != nil {
+	if err := vm.agree(img); err != nil {
 		return err
 	}
 	cmdline, err := hvtCommandLine(cfg.Args)
@@ -143,7 +143,7 @@ func (vm *VM) build() error {
 	if cfg.Ring == RingSealed {
 		err = vm.bootSealed(img, query.cpuid)
 	} else {
-		err = bootRing0(vm.mem, vm.vcpu, img.Entry)
+		err = vm.bootRing0(img.Entry)
 	}
 	if err != nil {
 		return err
