@@ -18,7 +18,7 @@ func (img *Image) Fit(memSize uint64) (end memory.Addr, err error) {
 		return 0, img.fitError("entry point %v is below %v", img.Entry, HVTMinBase)
 	}
 	if uint64(img.Entry) >= memSize {
-		return 0, img.tooSmall(fmt.Sprintf("entry point %v", img.Entry), uint64(img.Entry), memSize)
+		return 0, img.tooSmall(fmt.Sprintf("entry point %v", img.Entry), uint64(img.Entry), memSize, maxMem)
 	}
 	var last memory.Addr
 	for i := range img.Segments {
@@ -61,7 +61,7 @@ func (img *Image) fitSegment(s *Segment, last, end memory.Addr, memSize uint64) 
 		return bad("size %#x wraps around the address space", s.MemSize)
 	case sum&^(s.Align-1) > memSize:
 		end := sum &^ (s.Align - 1)
-		return img.tooSmall(fmt.Sprintf("segment %d at %v: its end %#x", s.Index, s.Addr, end), end-1, memSize)
+		return img.tooSmall(fmt.Sprintf("segment %d at %v: its end %#x", s.Index, s.Addr, end), end-1, memSize, maxMem)
 	case !s.Start().Aligned(memory.PageSize) || !s.End().Aligned(memory.PageSize):
 		return bad("aligned range %v-%v is not made of 4 KiB pages", s.Start(), s.End())
 	}
@@ -72,21 +72,21 @@ func (img *Image) fitError(format string, args ...any) *Error {
 	return &Error{Kind: ErrFit, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
 }
 
-// maxMem is the largest guest memory that the ABI has, in bytes.
+// maxMem is the largest guest memory that the hvt ABI has, in bytes.
 const maxMem = 4 << 30
 
-// tooSmall says how much memory would do, where the ABI allows that much. last
-// is the highest address that must be inside.
-func (img *Image) tooSmall(what string, last, have uint64) *Error {
+// tooSmall says how much memory would do, where there can be that much, most
+// bytes. last is the highest address that must be inside.
+func (img *Image) tooSmall(what string, last, have, most uint64) *Error {
 	hint := ""
-	if last < maxMem {
+	if last < most {
 		hint = fmt.Sprintf(" (it would need %d MiB)", (last>>21+1)*2) // a multiple of 2 MiB, as the ABI wants
 	}
 	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
 }
 
-// Load copies the segments into mem, which is fresh and therefore zero. Fit
-// has succeeded for mem's size. The pages' protection is the caller's work.
+// Load copies the segments into mem, which is fresh and therefore zero. Fit or
+// FitPC has succeeded for mem's size. The pages' protection is the caller's work.
 func (img *Image) Load(mem *memory.Memory) error {
 	for i := range img.Segments {
 		s := &img.Segments[i]

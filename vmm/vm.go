@@ -167,9 +167,9 @@ func (vm *VM) build() error {
 
 func openKernel(cfg *Config) (*loader.Image, error) {
 	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile)
+		return loader.Parse(cfg.Kernel, cfg.KernelFile, loader.KindHVT)
 	}
-	return loader.Open(cfg.Kernel)
+	return loader.Open(cfg.Kernel, loader.KindHVT)
 }
 
 // cpuidQuery is a KVM_GET_SUPPORTED_CPUID under way. Where the host is a VM
