@@ -151,6 +151,7 @@ func TestPVHNote(t *testing.T) {
 		{"descriptor of 2^32-1 bytes", noted(long), false, "notes in program header 3: a note of 4294967311 bytes, where 20 are left"},
 		{"name of 2^32-1 bytes", noted(name), false, "a note of 4294967312 bytes, where 20 are left"},
 		{"cut in the descriptor", noted(entry8[:20]), false, "a note of 24 bytes, where 20 are left"},
+		{"cut by a byte", noted(entry8[:23]), false, "a note of 24 bytes, where 23 are left"},
 		{"cut in the header", noted(join(gnu, entry4[:11])), false, ""},
 		{"64 KiB", noted(join(entry4, make([]byte, 64<<10-20))), true, ""},
 		{"one byte more", noted(join(entry4, make([]byte, 64<<10-19))), false, "notes in program header 3: 65537 bytes, a kernel has at most 65536 of notes"},
