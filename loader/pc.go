@@ -71,7 +71,7 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 			desc := (name + mask) &^ mask
 			end := desc + uint64(le.Uint32(b[4:]))
 			if end > uint64(len(b)) {
-				return nil, img.formatError("%s: a note of %d bytes, where %d are left", what, end, len(b))
+				return nil, img.formatError("%s: a note of %d bytes, where %d are left (--boot linux does without notes)", what, end, len(b))
 			}
 			var v [8]byte
 			copy(v[:], b[desc:end])
@@ -96,8 +96,8 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 func (img *Image) FitPC(lowMem uint64) error {
 	lowMem &^= memory.PageSize - 1
 	segs := slices.Clone(img.Segments)
-	slices.SortFunc(segs, func(a, b Segment) int { return cmp.Compare(a.Addr, b.Addr) })
-	var end memory.Addr
+	// The highest first: its end says how much memory would do.
+	slices.SortFunc(segs, func(a, b Segment) int { return cmp.Compare(b.Addr, a.Addr) })
 	enters := false
 	for i := range segs {
 		s := &segs[i]
@@ -112,16 +112,15 @@ func (img *Image) FitPC(lowMem uint64) error {
 		case uint64(s.Addr) >= lowMem || s.MemSize > lowMem-uint64(s.Addr):
 			last := uint64(s.Addr) + s.MemSize - 1
 			return img.tooSmall(fmt.Sprintf("%sits last byte %#x", what, last), last, lowMem)
-		case s.Addr < end:
-			return img.fitError("%soverlaps segment %d, which ends at %v", what, segs[i-1].Index, end)
+		case i > 0 && s.End() > segs[i-1].Addr:
+			return img.fitError("%sends at %v, in segment %d at %v", what, s.End(), segs[i-1].Index, segs[i-1].Addr)
 		}
-		end = s.End()
 		enters = enters || uint64(img.Entry-s.Addr) < s.FileSize // false too where the difference wraps
 	}
 	if !enters {
 		return img.fitError("entry point %v lies in no segment's bytes from the file", img.Entry)
 	}
-	img.Linux.Start = segs[0].Addr &^ (memory.PageSize - 1)
-	img.Linux.End = (end + memory.PageSize - 1) &^ (memory.PageSize - 1)
+	img.Linux.Start = segs[len(segs)-1].Addr &^ (memory.PageSize - 1)
+	img.Linux.End = (segs[0].End() + memory.PageSize - 1) &^ (memory.PageSize - 1)
 	return nil
 }
