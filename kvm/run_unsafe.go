@@ -44,18 +44,20 @@ func (r runPage) setImmediateExit(on bool) {
 // state is where KVM_RUN leaves registers and takes them over from.
 func (r runPage) state() *syncArea { return (*syncArea)(unsafe.Pointer(&r.mem[syncOffset])) }
 
-// keepRegs has each KVM_RUN leave the registers in state. It says whether that
-// is new, so that what lies there is not the last one's.
-func (r runPage) keepRegs() bool {
-	valid := (*uint64)(unsafe.Pointer(&r.mem[validOffset]))
-	old := *valid
-	*valid = syncRegs | syncSregs
-	return old == 0
+// passRegs has the next KVM_RUN take the registers over from state and leave them
+// there.
+func (r runPage) passRegs() {
+	*(*uint64)(unsafe.Pointer(&r.mem[validOffset])) = syncRegs | syncSregs
+	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
 }
 
-// takeRegs has the next KVM_RUN take the registers over from state.
-func (r runPage) takeRegs() {
-	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
+// dropValid says whether the last KVM_RUN left registers in state, and has the
+// next one not do so.
+func (r runPage) dropValid() bool {
+	valid := (*uint64)(unsafe.Pointer(&r.mem[validOffset]))
+	had := *valid != 0
+	*valid = 0
+	return had
 }
 
 // Reason says why the last Run returned 0.

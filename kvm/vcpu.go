@@ -12,8 +12,10 @@ type VCPU struct {
 	fd   int
 	run  runPage
 	sync bool // KVM leaves registers in kvm_run and takes them over from there
-	// state is where State has the registers: in kvm_run if sync.
+	// state is where State has the registers: in kvm_run if sync. kept says that
+	// the last Run left them there.
 	state *syncArea
+	kept  bool
 
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
@@ -29,6 +31,7 @@ type VCPU struct {
 // the guest stopped. It allocates nothing.
 func (v *VCPU) Run() syscall.Errno {
 	_, errno := ioctl(v.fd, ioRun, 0)
+	v.kept = errno == 0 && v.run.dropValid()
 	return errno
 }
 
@@ -56,9 +59,10 @@ func (v *VCPU) SetSregs(s *Sregs) error {
 
 // State returns all registers as the last Run left them, for the caller to
 // change: SetState makes the changes count. They are a borrowed view, valid until
-// the next Run. Where KVM offers it, neither costs a system call.
+// the next Run. Where KVM offers it, SetState costs no system call, and neither
+// does State after the Run that follows one.
 func (v *VCPU) State() (r *Regs, s *Sregs, err error) {
-	if !v.sync || v.run.keepRegs() {
+	if !v.kept {
 		if v.state.regs, err = v.Regs(); err == nil {
 			v.state.sregs, err = v.Sregs()
 		}
@@ -71,7 +75,9 @@ func (v *VCPU) State() (r *Regs, s *Sregs, err error) {
 // may be that Run's EINVAL.
 func (v *VCPU) SetState() error {
 	if v.sync {
-		v.run.takeRegs()
+		// KVM stores registers at the next exit, too, which is likely to need them
+		// again; at each exit it would cost the others too much.
+		v.run.passRegs()
 		return nil
 	}
 	if err := v.SetSregs(&v.state.sregs); err != nil {

@@ -43,14 +43,15 @@ func (k FaultKind) String() string {
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
 	Kind   FaultKind
-	RIP    uint64 // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
-	Addr   uint64 // what was touched: guest-physical, or CR2 for a triple fault
-	Code   uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
-	Exit   uint32 // KVM's exit reason
-	Vector uint8  // sealed: the exception; Code is its error code
-	Key    uint8  // sealed: the protection key that refused a read or write; 0: none did
-	Insn   []byte // bytes at RIP, where they can be read
-	Err    error  // the device's words, for ports and hypercalls
+	RIP    uint64   // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
+	Addr   uint64   // what was touched: guest-physical, or CR2 for a triple fault
+	Code   uint64   // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
+	Exit   uint32   // KVM's exit reason
+	Vector uint8    // sealed: the exception; Code is its error code
+	Key    uint8    // sealed: the protection key that refused a read or write; 0: none did
+	Insn   []byte   // bytes at RIP, where they can be read
+	Err    error    // the device's words, for ports and hypercalls
+	Regs   kvm.Regs // general registers; of a sealed guest's fault in ring 3
 }
 
 func (e *GuestError) Error() string {
@@ -78,7 +79,7 @@ func (e *GuestError) Error() string {
 		s += fmt.Sprintf(", hardware reason %#x", e.Code)
 	case FaultExit:
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
-	case FaultException:
+	case FaultException, FaultPrivileged, FaultSeal:
 		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
 		if e.Addr != noAddr {
 			s += fmt.Sprintf(", address %#x", e.Addr)
@@ -90,6 +91,11 @@ func (e *GuestError) Error() string {
 	s += fmt.Sprintf(", rip=%#x", e.RIP)
 	if len(e.Insn) > 0 {
 		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
+	}
+	if e.Kind >= FaultException {
+		r := &e.Regs
+		s += fmt.Sprintf(", rax=%#x rbx=%#x rcx=%#x rdx=%#x rsi=%#x rdi=%#x rbp=%#x rsp=%#x r8=%#x r9=%#x r10=%#x r11=%#x r12=%#x r13=%#x r14=%#x r15=%#x rflags=%#x",
+			r.RAX, r.RBX, r.RCX, r.RDX, r.RSI, r.RDI, r.RBP, r.RSP, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RFLAGS)
 	}
 	return s
 }
@@ -110,7 +116,7 @@ func (vm *VM) fault(e *GuestError) error {
 	if err != nil {
 		return errors.Join(e, err)
 	}
-	e.RIP = regs.RIP
+	e.RIP, e.Regs = regs.RIP, regs
 	switch e.Kind {
 	case FaultShutdown:
 		e.Addr = noAddr

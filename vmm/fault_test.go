@@ -30,7 +30,7 @@ func wantException(t *testing.T, e *GuestError, vector uint8, code, rip, addr ui
 	t.Helper()
 	want := GuestError{Kind: FaultException, RIP: rip, Addr: addr, Code: code, Exit: e.Exit, Vector: vector}
 	got := *e
-	got.Insn = nil
+	got.Insn, got.Regs = nil, kvm.Regs{}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Run() = %v\n(%+v); want\n(%+v)", e, got, want)
 	}

@@ -155,7 +155,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	if reason := s.vm.vcpu.Reason(); reason != kvm.ExitIO || io.Port >= sealedVectors {
 		return noKeys("WRPKRU ended with exit " + reason.String())
 	}
-	f, _, sregs, err := s.frame(io.Port)
+	f, err := s.frame(io.Port)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 		return noKeys("WRPKRU is not a valid instruction")
 	case f.vector == vecUD:
 		return noKeys("a read that a key forbids went through")
-	case f.vector != vecPF || f.code != want || sregs.CR2 != secret:
+	case f.vector != vecPF || f.code != want || f.sregs.CR2 != secret:
 		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
 	}
 	user := s.userSregs

@@ -63,7 +63,7 @@ func TestSealedRegisters(t *testing.T) {
 	if s.EFER&(sce|nxe) != nxe || s.CR0&wp == 0 {
 		t.Errorf("efer = %#x, cr0 = %#x; want NXE without SCE, and WP", s.EFER, s.CR0)
 	}
-	if limit := uint32(sealedTSSSize-1); s.TR.Limit != limit || s.TR.Base != uint64(sealedTSS) {
+	if limit := uint32(sealedTSSSize - 1); s.TR.Limit != limit || s.TR.Base != uint64(sealedTSS) {
 		t.Errorf("tr = %+v; want base %v, limit %#x", s.TR, sealedTSS, limit)
 	}
 	if regs.RFLAGS != 2 || regs.RSP != testMem-8 || regs.RDI != 0x10000 || regs.RIP != codeAddr {

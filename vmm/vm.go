@@ -83,11 +83,7 @@ func (vm *VM) build() error {
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	// What KVM says of CPUID takes longest, so it is asked first; what is wrong
-	// with the kernel or the devices is still reported before KVM's errors.
-	query, kvmErr := vm.openKVM()
-	defer query.wait()
-
+	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
 	img, err := openKernel(cfg)
 	if err != nil {
 		return err
@@ -118,7 +114,8 @@ func (vm *VM) build() error {
 	if kvmErr != nil {
 		return kvmErr
 	}
-	if err := vm.createVM(); err != nil {
+	cpuid, err := vm.createVM()
+	if err != nil {
 		return err
 	}
 	vm.timer.Record(MarkMemory)
@@ -137,11 +134,8 @@ func (vm *VM) build() error {
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
 		return err
 	}
-	if err := query.apply(vm.vcpu); err != nil {
-		return err
-	}
 	if cfg.Ring == RingSealed {
-		err = vm.bootSealed(img, query.cpuid)
+		err = vm.bootSealed(img, cpuid)
 	} else {
 		err = vm.bootRing0(img.Entry)
 	}
@@ -172,66 +166,41 @@ func openKernel(cfg *Config) (*loader.Image, error) {
 	return loader.Open(cfg.Kernel, loader.KindHVT)
 }
 
-// cpuidQuery is a KVM_GET_SUPPORTED_CPUID under way. Where the host is a VM
-// itself, each of some 70 CPUID instructions is an exit to the outer monitor,
-// and the call takes as long as all the rest of New together.
-type cpuidQuery struct {
-	done  chan struct{}
-	cpuid *kvm.CPUID
-	err   error
-}
-
-// openKVM opens the KVM device and starts the query in a goroutine. The query
-// is there even with an error.
-func (vm *VM) openKVM() (*cpuidQuery, error) {
-	q := &cpuidQuery{done: make(chan struct{})}
+func (vm *VM) openKVM() (err error) {
 	path := vm.cfg.KVM
 	if path == "" {
 		path = "/dev/kvm"
 	}
-	var err error
 	if vm.sys, err = kvm.Open(path); err != nil {
-		close(q.done)
-		return q, kvmOpenError(path, err)
+		return kvmOpenError(path, err)
 	}
 	vm.timer.Record(MarkKVM)
-	go func() {
-		q.cpuid, q.err = vm.sys.SupportedCPUID()
-		close(q.done)
-	}()
-	return q, nil
-}
-
-func (q *cpuidQuery) wait() { <-q.done }
-
-// apply gives the vCPU what the query found.
-func (q *cpuidQuery) apply(vcpu *kvm.VCPU) error {
-	q.wait()
-	if q.err != nil {
-		return kvmError(q.err)
-	}
-	if err := vcpu.SetCPUID(q.cpuid); err != nil {
-		return kvmError(err)
-	}
 	return nil
 }
 
-// createVM makes the KVM side: VM, vCPU, memory slot.
-func (vm *VM) createVM() (err error) {
+// createVM makes the KVM side: VM, memory slot, and a vCPU that can do what KVM
+// supports on this host.
+func (vm *VM) createVM() (cpuid *kvm.CPUID, err error) {
 	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
-		return kvmError(err)
+		return nil, kvmError(err)
 	}
 	vm.timer.Record(MarkVM)
 	if vm.vcpu, err = vm.kvm.CreateVCPU(0); err != nil {
-		return kvmError(err)
+		return nil, kvmError(err)
 	}
 	if vm.mem, err = memory.New(vm.cfg.Memory); err != nil {
-		return &HostError{What: "memory", Err: err}
+		return nil, &HostError{What: "memory", Err: err}
 	}
 	if err := vm.kvm.SetMemory(0, 0, vm.mem.Host()); err != nil {
-		return kvmError(err)
+		return nil, kvmError(err)
 	}
-	return nil
+	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
+		return nil, kvmError(err)
+	}
+	if err := vm.vcpu.SetCPUID(cpuid); err != nil {
+		return nil, kvmError(err)
+	}
+	return cpuid, nil
 }
 
 // release gives back whatever was acquired, in the reverse order.
