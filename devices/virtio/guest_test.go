@@ -40,7 +40,7 @@ func newGuest(t testing.TB, dev Device) *guest {
 
 // plug gives the guest's memory another device.
 func (g *guest) plug(dev Device) *guest {
-	g.dev = dev
+	g.dev, g.errs = dev, nil
 	g.m = NewMMIO(dev, g.view, func() { g.irqs.Add(1) }, func(err error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
