@@ -131,7 +131,7 @@ func BenchmarkTrap(b *testing.B) {
 			enter(b, vm)
 			b.ResetTimer()
 			for range b.N {
-				if err := vm.exit(); err != nil {
+				if err := vm.exit(vm.vcpu); err != nil {
 					b.Fatal(err)
 				}
 				enter(b, vm)

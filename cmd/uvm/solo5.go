@@ -159,6 +159,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		return 1, solo5Fail("guest memory size %d bytes exceeds the max size %d bytes", mem, uint64(most))
 	}
 	cfg := vmm.Config{
+		Boot:   loader.KindHVT,
 		Kernel: r.kernel, Args: r.args, Memory: mem, Console: os.Stdout, NoMarks: true,
 		Ring: vmm.Ring(os.Getenv("UVM_RING")), TSSAvailable: labTSS(), // Solo5's syntax has no room for it
 	}

@@ -12,19 +12,19 @@ import (
 	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
-// sizes is an output that notes how much it was given at a time.
-type sizes struct {
+// writeSizes is an output that notes how much it was given at a time.
+type writeSizes struct {
 	bytes.Buffer
 	n []int
 }
 
-func (s *sizes) Write(b []byte) (int, error) {
+func (s *writeSizes) Write(b []byte) (int, error) {
 	s.n = append(s.n, len(b))
 	return s.Buffer.Write(b)
 }
 
 func TestConsoleTransmit(t *testing.T) {
-	out := &sizes{}
+	out := &writeSizes{}
 	g := newGuest(t, NewConsole(out, -1))
 	tx := g.start(FeatureEventIdx)[1]
 	tx.add([][]byte{[]byte("one "), []byte("two ")})
@@ -49,7 +49,7 @@ func TestConsoleTransmit(t *testing.T) {
 // TestConsoleLong: a chain far longer than a round's share comes out whole, in
 // pieces, between which the lock is free; also over a saved state.
 func TestConsoleLong(t *testing.T) {
-	out := &sizes{}
+	out := &writeSizes{}
 	g := newGuest(t, NewConsole(out, -1))
 	tx := g.start(0)[1]
 	long := g.at(0x40000, 0x30001)
