@@ -172,9 +172,9 @@ func (vm *VM) attachNet(c *Net, e *loader.Device) (*hostio.Tap, error) {
 	var t *hostio.Tap
 	var err error
 	if c.FD != nil {
-		t, err = hostio.TapFromFD(*c.FD)
+		t, err = hostio.TapFromFD(*c.FD, false)
 	} else {
-		t, err = hostio.OpenTap(c.TAP)
+		t, err = hostio.OpenTap(c.TAP, false)
 	}
 	if err != nil {
 		return nil, &HostError{What: what, Err: err}
