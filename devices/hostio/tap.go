@@ -136,11 +136,8 @@ func TapFromFD(fd int, vnet bool) (*Tap, error) {
 	if f&unix.IFF_VNET_HDR != 0 {
 		t.header = vnetHeader
 	}
-	switch {
-	case f&(unix.IFF_TUN|unix.IFF_TAP) != unix.IFF_TAP:
-		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP", ifr.Name(), f), unix.EINVAL}
-	case t.header > 0 && !vnet:
-		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP without IFF_VNET_HDR", ifr.Name(), f), unix.EINVAL}
+	if f&(unix.IFF_TUN|unix.IFF_TAP) != unix.IFF_TAP || t.header > 0 && !vnet {
+		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP, and IFF_VNET_HDR for virtio only", ifr.Name(), f), unix.EINVAL}
 	}
 	if sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
 		if n, err := interfaceMTU(sock, ifr.Name()); err == nil {
@@ -174,7 +171,7 @@ func (t *Tap) PollFD() int { return t.fd }
 // ReadFrame takes one frame; EAGAIN says that none waits, or that bufs have no
 // room at all.
 func (t *Tap) ReadFrame(bufs [][]byte) (int, syscall.Errno) {
-	n, e := vectored(unix.SYS_READV, t.fd, &t.read, bufs)
+	n, _, e := vectored(unix.SYS_READV, t.fd, &t.read, bufs)
 	if e == 0 && n == 0 {
 		e = syscall.EAGAIN
 	}
@@ -184,11 +181,7 @@ func (t *Tap) ReadFrame(bufs [][]byte) (int, syscall.Errno) {
 // WriteFrame sends one frame. The driver takes a frame whole or refuses it;
 // anything else would be EIO.
 func (t *Tap) WriteFrame(bufs [][]byte) syscall.Errno {
-	size := 0
-	for _, b := range bufs {
-		size += len(b)
-	}
-	n, e := vectored(unix.SYS_WRITEV, t.fd, &t.write, bufs)
+	n, size, e := vectored(unix.SYS_WRITEV, t.fd, &t.write, bufs)
 	switch {
 	case e == 0 && size == 0: // the kernel does not ask the driver about no bytes
 		return syscall.EINVAL

@@ -91,15 +91,15 @@ func (b *Blk) Serve() error {
 		// 2.7.4), and the chain need not be what it was in the last round.
 		var header [16]byte
 		in := b.c.In
-		out, ok := gather(header[:], b.c.Out)
-		if !ok || len(in) == 0 {
-			return fmt.Errorf("blk: a request without a header of 16 bytes or room for its status: %d readable and %d writable buffers", len(b.c.Out), len(in))
+		if n := total(b.c.Out); n < uint64(len(header)) || len(in) == 0 {
+			return fmt.Errorf("blk: a request of %d bytes with %d buffers to write, need a header of 16 bytes and room for the status", n, len(in))
 		}
+		gather(header[:], b.c.Out)
 		end := &in[len(in)-1]
 		last := len(*end) - 1
 		result := &(*end)[last]
 		*end = (*end)[:last]
-		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), out, in)
+		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), drop(b.c.Out, uint64(len(header))), in)
 		if status == blkMore {
 			b.q.Unpop()
 			b.q.more = true
@@ -115,10 +115,11 @@ func (b *Blk) Serve() error {
 func (b *Blk) request(kind uint32, sector uint64, out, in [][]byte) (status byte, written uint64) {
 	switch {
 	case kind == blkIn:
+		written = total(in)
 		if status = b.transfer("read", b.disk.ReadAt, sector, in); status != blkOK {
-			return status, 0 // whatever it read
+			written = 0 // whatever it read
 		}
-		return status, total(in)
+		return status, written
 	case kind == blkOut && b.features&blkReadOnly != 0:
 		return blkIOErr, 0
 	case kind == blkOut:
@@ -127,6 +128,7 @@ func (b *Blk) request(kind uint32, sector uint64, out, in [][]byte) (status byte
 		}
 		fallthrough
 	case kind == blkSync:
+		b.q.left = 0 // it may have taken long: let the vCPUs at the registers
 		return b.result("flush", b.disk.Flush()), 0
 	case kind == blkGetID:
 		written = min(total(in), uint64(len(b.serial)))
@@ -142,14 +144,10 @@ func (b *Blk) transfer(op string, move func([]byte, int64) devices.Errno, sector
 	if n%sectorSize != 0 || sector > b.capacity || n/sectorSize > b.capacity-sector {
 		return blkIOErr
 	}
-	skip, left := b.done, uint64(maxTransfer)
-	for _, buf := range bufs {
-		from := min(skip, uint64(len(buf)))
-		skip -= from
-		buf = buf[from:]
-		buf = buf[:min(uint64(len(buf)), left)]
-		if len(buf) == 0 {
-			continue
+	left := uint64(maxTransfer)
+	for _, buf := range drop(bufs, b.done) {
+		if buf = buf[:min(uint64(len(buf)), left)]; len(buf) == 0 {
+			break
 		}
 		if errno := move(buf, int64(sector*sectorSize+b.done)); errno != 0 {
 			return b.result(op, errno)

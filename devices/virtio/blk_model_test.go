@@ -200,7 +200,7 @@ func FuzzBlk(f *testing.F) {
 			}
 			m.failWrite, m.failFlush = q[6]&1 != 0, q[6]&2 != 0
 			want, read := m.request(kind, sector, data, in)
-			status, got, used := r.request(split(rng, append(blkHeader(kind, sector), data...), 8), sizes(rng, in+1, 8)...)
+			status, got, used := r.request(cutBytes(rng, append(blkHeader(kind, sector), data...), 8), cutSizes(rng, in+1, 8)...)
 			if status != want || used != uint32(1+len(read)) || !bytes.HasPrefix(got, read) {
 				t.Fatalf("request %d at %d, %d bytes out, %d in: status %d, used length %d; want %d, %d and what the model has", kind, int64(sector), len(data), in, status, used, want, 1+len(read))
 			}

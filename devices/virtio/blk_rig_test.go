@@ -127,8 +127,8 @@ func (r *blkRig) request(out [][]byte, in ...int) (status byte, data []byte, use
 	return all[len(all)-1], all[:len(all)-1], used
 }
 
-// split cuts b into pieces, none empty; sizes does it with a length.
-func split(rng *rand.Rand, b []byte, most int) (v [][]byte) {
+// cutBytes cuts b into pieces, none empty; cutSizes does it with a length.
+func cutBytes(rng *rand.Rand, b []byte, most int) (v [][]byte) {
 	for len(b) > 0 && len(v) < most-1 {
 		n := min(len(b), 1+rng.IntN(1+rng.IntN(len(b))))
 		v, b = append(v, b[:n]), b[n:]
@@ -139,8 +139,8 @@ func split(rng *rand.Rand, b []byte, most int) (v [][]byte) {
 	return v
 }
 
-func sizes(rng *rand.Rand, n, most int) (v []int) {
-	for _, b := range split(rng, make([]byte, n), most) {
+func cutSizes(rng *rand.Rand, n, most int) (v []int) {
+	for _, b := range cutBytes(rng, make([]byte, n), most) {
 		v = append(v, len(b))
 	}
 	return v

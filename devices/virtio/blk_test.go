@@ -93,7 +93,7 @@ func TestBlkRequests(t *testing.T) {
 			if cut == 1 && len(c.out) > 0 {
 				out = [][]byte{header, c.out}
 			} else if cut > 1 {
-				out, in = split(rng, out[0], 20), sizes(rng, in[0], 20)
+				out, in = cutBytes(rng, out[0], 20), cutSizes(rng, in[0], 20)
 			}
 			status, data, used := r.request(out, in...)
 			if status != c.status || used != c.used {
@@ -187,8 +187,19 @@ func TestBlkDurability(t *testing.T) {
 			t.Errorf("features %#x: the disk was asked for %q, status %#x before and %d after; want %q, 0x77, 0", c.features, got, seen, bufs[0][0], c.calls)
 		}
 	}
+	// A round ends with a flush, which may take long, and the next one goes on.
+	r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
+	for range 3 {
+		r.add([][]byte{blkHeader(blkSync, 0)}, 1)
+	}
+	for i := range 3 {
+		r.q.left, r.q.more = roundBytes, false
+		if err := r.b.Serve(); err != nil || len(r.disk.calls) != i+1 || r.q.more != (i < 2) {
+			t.Errorf("round %d: %d flushes, more is due: %v; want one in each, and %v", i, len(r.disk.calls), r.q.more, i < 2)
+		}
+	}
 	// A read needs no flush, and a write that failed does not get one.
-	r := newBlkRig(t, newFakeDisk(t, 4096), false, 0)
+	r = newBlkRig(t, newFakeDisk(t, 4096), false, 0)
 	r.disk.fail = func(op string, _ int) devices.Errno {
 		if op == "write" {
 			return syscall.EIO

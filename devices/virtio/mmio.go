@@ -9,57 +9,33 @@ import (
 	"github.com/uvm-monitor/uvm/memory"
 )
 
-// A device's region of guest-physical addresses has MMIOSize bytes. Its doorbell is
-// at QueueNotify, for the hypervisor to catch the 4-byte writes there.
-const (
-	MMIOSize    = 0x1000
-	QueueNotify = 0x050
-)
+// MMIOSize is the size of a device's region of guest-physical addresses, in bytes.
+const MMIOSize = 0x1000
 
 // Registers of virtio-mmio, version 2 (section 4.2.2): offsets in the region.
+// QueueNotify is the doorbell, for the hypervisor to catch the 4-byte writes there.
 const (
-	regMagic             = 0x000
-	regVersion           = 0x004
-	regDeviceID          = 0x008
-	regVendorID          = 0x00c
-	regDeviceFeatures    = 0x010
-	regDeviceFeaturesSel = 0x014
-	regDriverFeatures    = 0x020
-	regDriverFeaturesSel = 0x024
-	regQueueSel          = 0x030
-	regQueueNumMax       = 0x034
-	regQueueNum          = 0x038
-	regQueueReady        = 0x044
-	regInterruptStatus   = 0x060
-	regInterruptACK      = 0x064
-	regStatus            = 0x070
-	regQueueDesc         = 0x080 // low word; the high one is the next register
-	regQueueDriver       = 0x090
-	regQueueDevice       = 0x0a0
-	regSHMLen            = 0x0b0
-	regSHMBase           = 0x0b8
-	regConfig            = 0x100
+	regMagic, regVersion, regDeviceID, regVendorID = 0x000, 0x004, 0x008, 0x00c
+	regDeviceFeatures, regDeviceFeaturesSel        = 0x010, 0x014
+	regDriverFeatures, regDriverFeaturesSel        = 0x020, 0x024
+	regQueueSel, regQueueNumMax, regQueueNum       = 0x030, 0x034, 0x038
+	regQueueReady, QueueNotify                     = 0x044, 0x050
+	regInterruptStatus, regInterruptACK, regStatus = 0x060, 0x064, 0x070
+	regQueueDesc, regQueueDriver, regQueueDevice   = 0x080, 0x090, 0x0a0 // low words; the high ones follow
+	regSHMLen, regSHMBase                          = 0x0b0, 0x0b8        // the same
+	regConfig                                      = 0x100
 )
 
-// Device status (section 2.1).
+// Device status (section 2.1), and what of it the driver sets.
 const (
-	statusAcknowledge = 1 << iota
-	statusDriver
-	statusDriverOK
-	statusFeaturesOK
-	_
-	_
-	statusNeedsReset
-	statusFailed
+	statusAcknowledge, statusDriver, statusDriverOK  = 1, 2, 4
+	statusFeaturesOK, statusNeedsReset, statusFailed = 8, 64, 128
 
 	driverBits = statusAcknowledge | statusDriver | statusDriverOK | statusFeaturesOK | statusFailed
 )
 
 // Bits of InterruptStatus.
-const (
-	interruptQueue  = 1
-	interruptConfig = 2
-)
+const interruptQueue, interruptConfig = 1, 2
 
 // MMIO is the transport of one device. Any goroutine may call its methods.
 type MMIO struct {

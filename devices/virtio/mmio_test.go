@@ -200,6 +200,25 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// TestOneInterrupt: one round gives one interrupt, however many queues and chains;
+// one without any gives none.
+func TestOneInterrupt(t *testing.T) {
+	g := newGuest(t, newEcho())
+	for i := range 2 {
+		d := g.start(0)
+		for range 2 {
+			d[0].add([][]byte{{1}}, 1)
+			d[1].add([][]byte{{1}}, 1)
+		}
+		for range 3 {
+			g.serve()
+		}
+		if got := g.irqs.Load(); got != int32(i+1) {
+			t.Errorf("driver %d: %d interrupts; want %d", i, got, i+1)
+		}
+	}
+}
+
 // echo passes a chain through queue d.
 func (d *driver) echo(g *guest) {
 	d.t.Helper()

@@ -19,7 +19,7 @@ const (
 	netLinkUp     = 1
 
 	minFrame = 14    // an Ethernet header
-	maxFrame = 65550 // and the largest IP packet
+	maxFrame = 65550 // the largest that a driver has room for (section 5.1.6.3.1)
 )
 
 // No offload is negotiated, so that the header says nothing: of a frame to the
@@ -86,19 +86,17 @@ func (n *Net) Serve() error {
 }
 
 func (n *Net) send() error {
-	var header [netHeaderSize]byte // of the guest: nothing in it is negotiated
 	for n.tx != nil {
 		ok, err := n.tx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
 		}
 		size := total(n.c.Out)
-		frame, ok := gather(header[:], n.c.Out)
-		if !ok {
+		if size < netHeaderSize {
 			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size)
 		}
 		size -= netHeaderSize
-		n.bufs = append(append(n.bufs[:0], txHeader[:n.nic.VnetHeader()]), frame...)
+		n.bufs = append(append(n.bufs[:0], txHeader[:n.nic.VnetHeader()]), drop(n.c.Out, netHeaderSize)...)
 		if size < minFrame || size > maxFrame || n.nic.WriteFrame(n.bufs) != 0 {
 			n.txDropped.Add(1)
 		}
@@ -115,12 +113,13 @@ func (n *Net) receive() error {
 			return err
 		}
 		room, hdr := total(n.c.In), n.nic.VnetHeader()
-		frame, ok := scatter(n.c.In, rxHeader[:])
-		if !ok {
+		if room < netHeaderSize {
 			return fmt.Errorf("net: a chain to receive has %d bytes, less than a header", room)
 		}
-		n.bufs = append(append(n.bufs[:0], n.spare[:hdr]), frame...)
-		got, errno := n.nic.ReadFrame(append(n.bufs, n.spare[netHeaderSize:]))
+		scatter(n.c.In, rxHeader[:])
+		n.bufs = append(append(n.bufs[:0], n.spare[:hdr]), drop(n.c.In, netHeaderSize)...)
+		n.bufs = append(n.bufs, n.spare[netHeaderSize:])
+		got, errno := n.nic.ReadFrame(n.bufs)
 		written := uint64(got-hdr) + netHeaderSize
 		if errno == 0 && written <= room {
 			n.rx.Push(n.c.Head, uint32(written))

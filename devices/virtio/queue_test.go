@@ -184,26 +184,26 @@ func TestWakeups(t *testing.T) {
 		defer close(done)
 		rnd := rand.New(rand.NewPCG(1, 2))
 		for offered, seen := 0, 0; seen < chains; {
-			before := d.avail
-			for n := 1 + rnd.IntN(4); n > 0 && offered-seen < 4 && offered < chains; n-- {
+			if offered < chains {
+				before := d.avail
 				d.offer(uint16(offered % 4))
 				offered++
+				if d.kickNeeded(before) {
+					ring(kick)
+				}
 			}
-			if d.avail != before && d.kickNeeded(before) {
-				ring(kick)
+			for range rnd.IntN(200) { // now the device is anywhere
+				memory.Load16(d.q.used)
 			}
-			for {
+			for wait := offered-seen == 4 || offered == chains; ; {
 				if _, _, ok := d.done(); ok {
 					seen++
-					continue
-				}
-				d.enable(d.used)
-				if memory.Load16(d.q.used[2:]) == d.used {
+					wait = offered == chains && seen < chains
+				} else if !wait {
 					break
+				} else if d.enable(d.used); memory.Load16(d.q.used[2:]) == d.used {
+					<-irq
 				}
-			}
-			if seen < offered {
-				<-irq
 			}
 		}
 	}()

@@ -215,14 +215,14 @@ func TestWorkBadDoorbell(t *testing.T) {
 // TestRounds: what is more than a round's share waits for the next, in which
 // nothing is lost, and the chains' sizes count.
 func TestRounds(t *testing.T) {
-	dev := NewRNG() // 64 chains
 	for _, c := range []struct {
 		size   uint32 // of each chain
 		chains int
 		rounds int
-	}{{16, 64, 1}, {64 << 10, 64, 4}, {1 << 19, 64, 32}, {512<<10 + 1, 5, 3}, {900 << 10, 3, 2}} {
-		g := newGuest(t, dev)
-		d := g.start(FeatureEventIdx)[0]
+	}{{16, 64, 1}, {64 << 10, 64, 4}, {1 << 19, 64, 32}, {512<<10 + 1, 5, 3}, {900 << 10, 3, 2},
+		{16, 255, 1}, {16, 256, 1}, {16, 257, 2}, {16, 1024, 4}} {
+		g := newGuest(t, &wide{})
+		d := g.start(0)[0]
 		for i := range c.chains {
 			d.desc(uint16(i), bufBase, c.size, descWrite, 0)
 			d.offer(uint16(i))
@@ -242,3 +242,28 @@ func TestRounds(t *testing.T) {
 		}
 	}
 }
+
+// TestWorkRounds: one kick is enough for a queue that takes many rounds.
+func TestWorkRounds(t *testing.T) {
+	g := newGuest(t, &wide{})
+	w := g.work(t)
+	d := g.start(FeatureEventIdx)[0]
+	w.idle()
+	d.desc(0, bufBase, 1, descWrite, 0)
+	for range MaxQueueSize {
+		d.offer(0)
+	}
+	signal(t, w.kick)
+	for range MaxQueueSize {
+		d.waitUsed()
+	}
+	w.idle()
+	if more, _ := g.m.Serve(); more {
+		t.Error("Serve has more to do after all is done")
+	}
+}
+
+// wide has a queue of the largest size.
+type wide struct{ RNG }
+
+func (d *wide) Queues() []uint16 { return []uint16{MaxQueueSize} }
