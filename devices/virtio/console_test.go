@@ -106,7 +106,25 @@ func TestConsoleRefused(t *testing.T) {
 	}
 }
 
+// TestConsoleStopped: input is not polled for when its queue is stopped.
+func TestConsoleStopped(t *testing.T) {
+	r, w := newPipe(t)
+	defer unix.Close(r)
+	defer unix.Close(w)
+	g := newGuest(t, NewConsole(io.Discard, r))
+	g.start(0)[0].add(nil, 1)
+	if _, fd := g.m.Serve(); fd != r {
+		t.Errorf("Serve() = descriptor %d with a buffer; want %d", fd, r)
+	}
+	g.set(regQueueSel, 0)
+	g.set(regQueueReady, 0)
+	if _, fd := g.m.Serve(); fd != -1 {
+		t.Errorf("Serve() = descriptor %d with the queue stopped; want -1", fd)
+	}
+}
+
 func TestConsoleReceive(t *testing.T) {
+	testutil.Watchdog(t) // the pipe blocks
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

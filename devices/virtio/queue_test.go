@@ -145,7 +145,7 @@ func TestEventIndex(t *testing.T) {
 // not rung hangs it. They spin at their bells: what is looked for happens in the few
 // nanoseconds in which one goes to rest as the other has something new.
 func TestWakeups(t *testing.T) {
-	const chains = 60_000
+	const chains = 100_000
 	d := newDriver(t, 4, FeatureEventIdx)
 	for i := range uint16(4) {
 		d.desc(i, bufBase, 1, 0, 0)
