@@ -106,7 +106,25 @@ func TestConsoleRefused(t *testing.T) {
 	}
 }
 
+// TestConsoleStopped: input is not polled for when its queue is stopped.
+func TestConsoleStopped(t *testing.T) {
+	r, w := newPipe(t)
+	defer unix.Close(r)
+	defer unix.Close(w)
+	g := newGuest(t, NewConsole(io.Discard, r))
+	g.start(0)[0].add(nil, 1)
+	if _, fd := g.m.Serve(); fd != r {
+		t.Errorf("Serve() = descriptor %d with a buffer; want %d", fd, r)
+	}
+	g.set(regQueueSel, 0)
+	g.set(regQueueReady, 0)
+	if _, fd := g.m.Serve(); fd != -1 {
+		t.Errorf("Serve() = descriptor %d with the queue stopped; want -1", fd)
+	}
+}
+
 func TestConsoleReceive(t *testing.T) {
+	testutil.Watchdog(t) // the pipe blocks
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -144,14 +162,24 @@ func TestConsoleReceive(t *testing.T) {
 	if _, n, _ := rx.done(); string(in[0][:n]) != "later" {
 		t.Errorf("input after a reset = %q; want later", in[0][:n])
 	}
+	// The last buffer is used: what waits is not polled for.
+	_, in = rx.add(nil, 1)
+	if _, fd := g.m.Serve(); fd != dev.in {
+		t.Errorf("Serve() = descriptor %d with a buffer; want %d", fd, dev.in)
+	}
+	w.WriteString("xyz")
+	if _, fd := g.m.Serve(); fd != -1 {
+		t.Errorf("Serve() = descriptor %d without a buffer; want -1", fd)
+	}
+	rx.done()
 	// The end of the input is for good.
 	w.WriteString("end")
 	w.Close()
 	_, in = rx.add(nil, 100)
 	rx.add(nil, 100)
 	_, fd = g.m.Serve()
-	if _, n, _ := rx.done(); string(in[0][:n]) != "end" || fd != -1 {
-		t.Errorf("input at the end = %q, descriptor %d; want end, -1", in[0][:n], fd)
+	if _, n, _ := rx.done(); string(in[0][:n]) != "yzend" || fd != -1 {
+		t.Errorf("input at the end = %q, descriptor %d; want yzend, -1", in[0][:n], fd)
 	}
 	g.serve()
 	g.check("after the end", regStatus, statusRunning)

@@ -136,8 +136,8 @@ func (d *endless) Serve() error {
 	return nil
 }
 
-// TestWorkStart: buffers from before Work, and those from before DRIVER_OK, are
-// served without a notification.
+// TestWorkStart: buffers from before Work, before DRIVER_OK and before LoadState
+// are served without a notification.
 func TestWorkStart(t *testing.T) {
 	g := newGuest(t, newEcho())
 	d := g.start(0)[0]
@@ -149,6 +149,21 @@ func TestWorkStart(t *testing.T) {
 	d = g.queues(0)[1]
 	d.add([][]byte{{1}}, 1)
 	g.set(regStatus, statusRunning)
+	d.waitUsed()
+	w.end()
+	unix.Read(w.stop, make([]byte, 8))
+
+	// So are those of a state that is loaded under a worker.
+	d.add([][]byte{{1}}, 1)
+	state, err := g.m.SaveState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = g.plug(newEcho()).work(t)
+	w.idle()
+	if err := g.m.LoadState(state); err != nil {
+		t.Fatal(err)
+	}
 	d.waitUsed()
 }
 
