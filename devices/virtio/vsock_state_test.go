@@ -103,9 +103,7 @@ func TestVsockIdle(t *testing.T) {
 		if g.take(); len(g.v.conns) != 1 {
 			t.Errorf("%d connections; want 1, with bytes for the guest", len(g.v.conns))
 		}
-		for head := range g.rxBufs {
-			g.rx.offer(uint16(head))
-		}
+		g.refill()
 		g.want("buffers", g.exchange(), hostPacket(1000, 52, vsockShutdown, 1, ""), hostPacket(1000, 52, vsockRW, 0, "more"), hostPacket(1000, 52, vsockShutdown, 3, ""))
 	})
 	t.Run("host program does not read", func(t *testing.T) {
