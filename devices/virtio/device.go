@@ -17,6 +17,9 @@ const (
 	FeatureVersion1     = 1 << 32
 )
 
+// maxTransfer bounds what a device moves for one chain in one Serve, in bytes.
+const maxTransfer = 64 << 10
+
 // Device is what one kind of device adds to the transport. The transport calls
 // its methods one at a time.
 type Device interface {
@@ -28,19 +31,28 @@ type Device interface {
 	Features() uint64
 	// Queues are the largest sizes of its queues, powers of two up to MaxQueueSize.
 	Queues() []uint16
-	// Config is the configuration space as the guest reads it now; what it writes
-	// there is ignored.
+	// Config is the configuration space, the same in all of the device's life; what
+	// the guest writes there is ignored.
 	Config() []byte
 
 	// Start begins: the driver has set DRIVER_OK. features is what was negotiated,
-	// q has a queue for each of Queues, nil where the driver did not enable it.
+	// q has a queue for each of Queues, nil where the driver did not enable it. It
+	// forgets nothing that LoadState has loaded just before.
 	Start(features uint64, q []*Queue)
-	// Serve handles all chains that are available and all that the host has, and
-	// does not wait for more. The transport interrupts the driver afterwards. An
-	// error is a driver that broke the rules: the device needs a reset.
+	// Serve handles the chains that are available and what the host has, and does
+	// not wait for more. The transport interrupts the driver afterwards. An error is
+	// a driver that broke the rules: the device needs a reset.
+	//
+	// A vCPU that wants a register waits for Serve, so a call has bounds. Pop sees
+	// to the number of chains. What a device does for one chain, which the guest can
+	// make as long as its memory many times over, is the device's matter: it moves at
+	// most maxTransfer bytes, and where more remains it sets the queue's more and is
+	// called again after the vCPUs had their turn.
 	Serve() error
-	// PollFD is the descriptor that Serve is called for when it becomes readable; -1
-	// while there is nothing to wait for, such as when no buffer is available.
+	// PollFD is the descriptor that Serve is called for while it is readable; -1
+	// while there is nothing to wait for, such as when no buffer is available. It is
+	// asked after each Serve. One that only hangs up (POLLHUP, POLLERR) is served
+	// once more and then left alone.
 	PollFD() int
 	// Reset forgets the driver: the state after the constructor.
 	Reset()

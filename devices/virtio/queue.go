@@ -3,6 +3,7 @@ package virtio
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/uvm-monitor/uvm/memory"
 )
@@ -23,7 +24,19 @@ type Queue struct {
 	next      uint16 // index in the available ring of the next chain
 	usedIdx   uint16 // index in the used ring of the next element
 	signalled uint16 // usedIdx at the last look whether the driver wants an interrupt
+
+	stopped bool // the driver wrote 0 to QueueReady
+	left    int  // bytes that Pop may still hand out in this round of Serve
+	more    bool // this round left chains that could have been handled
 }
+
+// A round of Serve hands out chains of together roundBytes, and the one that goes
+// beyond; a chain counts at least chainBytes. Between rounds the vCPUs get at the
+// registers.
+const (
+	roundBytes = 1 << 20
+	chainBytes = 4 << 10
+)
 
 // Chain is one buffer that the driver made available. It is meant to be reused.
 // The slices are live guest memory: what is decided on is copied first.
@@ -58,7 +71,8 @@ func newQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, fea
 	case !desc.Aligned(16) || !avail.Aligned(2) || !used.Aligned(4):
 		return nil, fmt.Errorf("queue at %v, %v, %v: need addresses aligned to 16, 2 and 4", desc, avail, used)
 	}
-	q := &Queue{view: view, size: size, indirect: features&FeatureIndirectDesc != 0, eventIdx: features&FeatureEventIdx != 0}
+	q := &Queue{view: view, size: size, left: math.MaxInt, // the transport sets a bound
+		indirect: features&FeatureIndirectDesc != 0, eventIdx: features&FeatureEventIdx != 0}
 	var err error
 	if q.desc, err = view.Readable(desc, n*descSize); err != nil {
 		return nil, fmt.Errorf("descriptor table: %w", err)
@@ -73,8 +87,12 @@ func newQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, fea
 }
 
 // Pop takes the next chain, or says that there is none; the driver will then
-// notify when there is. It allocates nothing once c has grown.
+// notify when there is. It says so too when this round of Serve has had its
+// share; another round follows. It allocates nothing once c has grown.
 func (q *Queue) Pop(c *Chain) (ok bool, err error) {
+	if q.stopped {
+		return false, nil
+	}
 	waiting := q.waiting()
 	if waiting == 0 && q.eventIdx {
 		// Ask for a notification of the next one, and look again: it may have come
@@ -89,6 +107,11 @@ func (q *Queue) Pop(c *Chain) (ok bool, err error) {
 	if waiting > q.size {
 		return false, fmt.Errorf("available index is %d ahead, in a queue of %d", waiting, q.size)
 	}
+	if q.left <= 0 {
+		q.more = true
+		return false, nil
+	}
+	q.left -= chainBytes
 	head := memory.Load16(q.avail[4+2*int(q.next&(q.size-1)):])
 	q.next++
 	return true, q.walk(c, head)
@@ -145,6 +168,7 @@ func (q *Queue) buffer(c *Chain, addr memory.Addr, size uint64, write bool) erro
 	if err != nil {
 		return fmt.Errorf("buffer: %w", err)
 	}
+	q.left -= len(b)
 	if size > 0 {
 		*to = append(*to, b)
 	}
@@ -154,6 +178,9 @@ func (q *Queue) buffer(c *Chain, addr memory.Addr, size uint64, write bool) erro
 // Push returns a chain to the driver; the device wrote the first written bytes
 // of its In.
 func (q *Queue) Push(head uint16, written uint32) {
+	if q.stopped {
+		return
+	}
 	e := q.used[4+usedElemSize*int(q.usedIdx&(q.size-1)):]
 	le.PutUint32(e, uint32(head))
 	le.PutUint32(e[4:], written)
