@@ -16,7 +16,6 @@ const (
 	vsockMaxConns  = 1024
 	vsockMaxResets = 64                       // answers to packets without a connection
 	vsockTurn      = 8                        // packets for the guest before it is the next connection's turn
-	vsockWork      = 256                      // packets in one Serve, and what was begun
 	vsockTimeout   = 2 * time.Second          // for a connection to come about; at most twice that
 	vsockMaxPath   = 107 - len("_4294967295") // sun_path has 108 bytes with its NUL
 	vsockPorts     = 1 << 30                  // host programs' ports are vsockPorts to 2*vsockPorts-1
@@ -120,22 +119,19 @@ func (v *Vsock) PollFD() int {
 	return v.epoll
 }
 
-// Serve does a bounded amount of work; if there is more, PollFD becomes readable.
+// Serve moves packets both ways until there are no more, or Pop ends the round.
 func (v *Vsock) Serve() error {
 	if v.rx == nil || v.tx == nil {
 		return nil
 	}
 	v.poll()
-	for done := 0; done < vsockWork; {
+	for {
 		sent, err := v.transmit()
 		received, err2 := v.receive()
 		if err := cmp.Or(v.announce(), err, err2); err != nil || sent+received == 0 {
 			return err
 		}
-		done += sent + received
 	}
-	v.arm(1)
-	return nil
 }
 
 // announce tells a restored guest that its connections are gone (section 5.10.6.7).
@@ -162,7 +158,7 @@ func (v *Vsock) scatter(b []byte) (n uint32) {
 // transmit takes the guest's packets, but none while there may be no place for
 // the answer (section 5.10.6.1).
 func (v *Vsock) transmit() (n int, err error) {
-	for ; n < vsockWork && len(v.resets) < vsockMaxResets; n++ {
+	for ; len(v.resets) < vsockMaxResets; n++ {
 		if ok, err := v.tx.Pop(&v.chain); !ok || err != nil {
 			return n, err
 		}

@@ -50,10 +50,10 @@ func (v *Vsock) watch(fd int, events uint32) error {
 	return unix.EpollCtl(v.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)})
 }
 
-// arm makes PollFD readable after d or earlier.
-func (v *Vsock) arm(d time.Duration) {
-	if !v.armed || d < vsockTimeout {
-		unix.TimerfdSettime(v.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
+// arm makes PollFD readable in vsockTimeout or earlier.
+func (v *Vsock) arm() {
+	if !v.armed {
+		unix.TimerfdSettime(v.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(vsockTimeout))}, nil)
 		v.armed = true
 	}
 }
@@ -72,13 +72,13 @@ func (v *Vsock) poll() {
 			v.expire()
 		}
 	}
-	for i := 0; accept && i < vsockWork; i++ {
+	for i := 0; accept && i < vsockMaxConns; i++ {
 		fd, _, err := unix.Accept4(v.listener, vsockFlags)
 		if accept = err == nil; accept && !v.add(&vsockConn{fd: fd, typ: vsockStream, deadline: time.Now().Add(vsockTimeout)}) {
 			unix.Close(fd)
 		}
 		if err != unix.EAGAIN {
-			v.arm(vsockTimeout) // for the deadline, or to try again after EMFILE
+			v.arm() // for the deadline, or to try again after EMFILE
 		}
 	}
 }
@@ -88,7 +88,7 @@ func (v *Vsock) expire() {
 	v.armed = false
 	for _, c := range v.fds {
 		if c.state < vsockOpen {
-			if v.arm(vsockTimeout); time.Now().After(c.deadline) {
+			if v.arm(); time.Now().After(c.deadline) {
 				v.release(c)
 			}
 		}
