@@ -3,9 +3,7 @@ package virtio
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"math/bits"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +16,6 @@ const (
 	vsockMaxConns  = 1024
 	vsockMaxResets = 64                       // answers to packets without a connection
 	vsockTurn      = 8                        // packets for the guest before it is the next connection's turn
-	vsockWork      = 256                      // packets in one Serve, and what was begun
 	vsockTimeout   = 2 * time.Second          // for a connection to come about; at most twice that
 	vsockMaxPath   = 107 - len("_4294967295") // sun_path has 108 bytes with its NUL
 	vsockPorts     = 1 << 30                  // host programs' ports are vsockPorts to 2*vsockPorts-1
@@ -60,21 +57,15 @@ type Vsock struct {
 	chain         Chain
 	packet        [vsockHeader + vsockBuffer]byte
 	events        [64]unix.EpollEvent
-	resets        []vsockRefused
-	restored      bool // the guest has to hear that its connections are gone
-}
-
-// vsockRefused is a packet of the guest's that an RST is to answer.
-type vsockRefused struct {
-	key uint64 // of vsockConn
-	typ uint16
+	resets        []*vsockConn // no connections: keys and types of packets that an RST is to answer
+	restored      bool         // the guest has to hear that its connections are gone
 }
 
 // NewVsock makes the device of guest cid, 3 to 2^32-2, and listens on the Unix
 // socket path, which Close removes. The file must not exist; its mode is 0600.
 func NewVsock(cid uint64, path string) (*Vsock, error) {
-	if cid <= vsockHostCID || cid >= math.MaxUint32 {
-		return nil, fmt.Errorf("vsock: CID %d is reserved, use 3 to %d", cid, uint32(math.MaxUint32-1))
+	if cid <= vsockHostCID || cid >= 1<<32-1 {
+		return nil, fmt.Errorf("vsock: CID %d is reserved, use 3 to 4294967294", cid)
 	}
 	if path == "" || path[0] == '@' || len(path) > vsockMaxPath || strings.Contains(path, "\x00") {
 		return nil, fmt.Errorf("vsock: Unix socket %q: need a path of 1 to %d bytes that does not start with @", path, vsockMaxPath)
@@ -118,36 +109,29 @@ func (v *Vsock) Queues() []uint16 { return []uint16{256, 256, 16} }
 func (v *Vsock) Config() []byte { return le.AppendUint64(nil, v.cid) }
 
 // Start has the device use the queues. It does nothing without rx and tx.
-func (v *Vsock) Start(_ uint64, q []*Queue) {
-	if q[0] != nil && q[1] != nil {
-		v.rx, v.tx, v.event = q[0], q[1], q[2]
-	}
-}
+func (v *Vsock) Start(_ uint64, q []*Queue) { v.rx, v.tx, v.event = q[0], q[1], q[2] }
 
 // PollFD is the epoll set.
 func (v *Vsock) PollFD() int {
-	if v.rx == nil {
+	if v.rx == nil || v.tx == nil {
 		return -1
 	}
 	return v.epoll
 }
 
-// Serve does a bounded amount of work; if there is more, PollFD becomes readable.
+// Serve moves packets both ways until there are no more, or Pop ends the round.
 func (v *Vsock) Serve() error {
-	if v.rx == nil {
+	if v.rx == nil || v.tx == nil {
 		return nil
 	}
 	v.poll()
-	for done := 0; done < vsockWork; {
+	for {
 		sent, err := v.transmit()
 		received, err2 := v.receive()
 		if err := cmp.Or(v.announce(), err, err2); err != nil || sent+received == 0 {
 			return err
 		}
-		done += sent + received
 	}
-	v.arm(1)
-	return nil
 }
 
 // announce tells a restored guest that its connections are gone (section 5.10.6.7).
@@ -174,7 +158,7 @@ func (v *Vsock) scatter(b []byte) (n uint32) {
 // transmit takes the guest's packets, but none while there may be no place for
 // the answer (section 5.10.6.1).
 func (v *Vsock) transmit() (n int, err error) {
-	for ; n < vsockWork && len(v.resets) < vsockMaxResets; n++ {
+	for ; len(v.resets) < vsockMaxResets; n++ {
 		if ok, err := v.tx.Pop(&v.chain); !ok || err != nil {
 			return n, err
 		}
@@ -217,24 +201,22 @@ func (v *Vsock) dispatch(size uint32) {
 		v.release(c)
 	}
 	if op != vsockReset {
-		v.resets = append(v.resets, vsockRefused{key, typ})
+		v.resets = append(v.resets, &vsockConn{key: key, typ: typ})
 	}
 }
 
 // receive gives the guest packets while it has buffers. Resets come first: a
 // connection with the same ports may follow.
 func (v *Vsock) receive() (n int, err error) {
-	for len(v.resets) > 0 {
-		r := v.resets[0]
-		if ok, err := v.send(&vsockConn{key: r.key}, vsockReset, r.typ); !ok {
+	for ; len(v.resets) > 0; n++ {
+		if ok, err := v.send(v.resets[0], vsockReset); !ok {
 			return n, err
 		}
-		v.resets = slices.Delete(v.resets, 0, 1)
-		n++
+		v.resets = append(v.resets[:0], v.resets[1:]...)
 	}
 	for _, c := range v.conns {
 		for i := 0; i < vsockTurn && c.todo() != 0; i++ {
-			if ok, err := v.send(c, bits.TrailingZeros16(c.todo()), vsockStream); !ok {
+			if ok, err := v.send(c, bits.TrailingZeros16(c.todo())); !ok {
 				return n, err
 			}
 			n++
@@ -244,7 +226,7 @@ func (v *Vsock) receive() (n int, err error) {
 }
 
 // send gives the guest one packet, and is not ok without a buffer for it.
-func (v *Vsock) send(c *vsockConn, op int, typ uint16) (ok bool, err error) {
+func (v *Vsock) send(c *vsockConn, op int) (ok bool, err error) {
 	if ok, err := v.rx.Pop(&v.chain); !ok || err != nil {
 		return false, err
 	}
@@ -276,7 +258,7 @@ func (v *Vsock) send(c *vsockConn, op int, typ uint16) (ok bool, err error) {
 	c.pending &^= 1 << op
 	c.told = c.forwarded
 	for i, x := range [...]uint32{vsockHostCID, 0, uint32(v.cid), 0, uint32(c.key >> 32), uint32(c.key), uint32(n),
-		uint32(typ) | uint32(op)<<16, flags, vsockBuffer, c.forwarded} {
+		uint32(c.typ) | uint32(op)<<16, flags, vsockBuffer, c.forwarded} {
 		le.PutUint32(v.packet[4*i:], x)
 	}
 	v.rx.Push(v.chain.Head, v.scatter(v.packet[:vsockHeader+n]))

@@ -55,6 +55,7 @@ type vsockGuest struct {
 	path          string
 	rx, tx, event *driver
 	rxBufs        map[uint32][][]byte // by head
+	held          []uint16            // heads that collect was not to offer again
 	txFree        []uint32            // heads
 	txBufs        map[uint32]txBuffer
 	got           []packet // not yet looked at
@@ -93,7 +94,7 @@ func (g *vsockGuest) start(features uint64, layout ...int) {
 	g.rx = newDriver(g.t, 256, features)
 	g.tx = newDriverIn(g.t, g.rx.mem, g.rx.view, 0x60000, 256, features)
 	g.event = newDriverIn(g.t, g.rx.mem, g.rx.view, 0xe0000, 16, features)
-	g.rxBufs, g.txBufs, g.txFree, g.got = map[uint32][][]byte{}, map[uint32]txBuffer{}, nil, nil
+	g.rxBufs, g.txBufs, g.held, g.txFree, g.got = map[uint32][][]byte{}, map[uint32]txBuffer{}, nil, nil, nil
 	for range guestRX {
 		head, bufs := g.rx.add(nil, layout...)
 		g.rxBufs[uint32(head)] = bufs
@@ -154,8 +155,18 @@ func (g *vsockGuest) collect(refill bool) (progress bool) {
 		}
 		if refill {
 			g.rx.offer(uint16(head))
+		} else {
+			g.held = append(g.held, uint16(head))
 		}
 	}
+}
+
+// refill offers the receive buffers that were held back.
+func (g *vsockGuest) refill() {
+	for _, head := range g.held {
+		g.rx.offer(head)
+	}
+	g.held = nil
 }
 
 // readable says whether the device wants to be served.

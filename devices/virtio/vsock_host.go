@@ -2,7 +2,6 @@ package virtio
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +14,8 @@ const vsockFlags = unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
 type vsockConn struct {
 	fd       int
 	key      uint64 // host port << 32 | guest port
-	state    vsockState
+	typ      uint16 // vsockStream
+	state    int
 	deadline time.Time // to become vsockOpen
 	line     []byte    // read so far as vsockHello
 	out      []byte    // for the host program, up to vsockBuffer bytes
@@ -29,14 +29,10 @@ type vsockConn struct {
 	peerAlloc, peerForwarded uint32 // buf_alloc and fwd_cnt of the guest's last packet
 }
 
-type vsockState uint8
-
-const (
-	vsockHello vsockState = iota // the host program is to send its line
-	vsockAsked                   // the guest is to answer our REQUEST
-	vsockOpen
-	vsockGone // the guest has no connection any more; the host program gets what is in out
-)
+// States of a connection: the host program is to send its line; the guest is to
+// answer our REQUEST; open; the guest has no connection any more, but the host
+// program still gets what is in out.
+const vsockHello, vsockAsked, vsockOpen, vsockGone = 0, 1, 2, 3
 
 // credit is the room at the guest's, in bytes (section 5.10.6.3).
 func (c *vsockConn) credit() uint32 { return c.peerAlloc - min(c.sent-c.peerForwarded, c.peerAlloc) }
@@ -54,10 +50,10 @@ func (v *Vsock) watch(fd int, events uint32) error {
 	return unix.EpollCtl(v.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)})
 }
 
-// arm makes PollFD readable after d or earlier.
-func (v *Vsock) arm(d time.Duration) {
-	if !v.armed || d < vsockTimeout {
-		unix.TimerfdSettime(v.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
+// arm makes PollFD readable in vsockTimeout or earlier.
+func (v *Vsock) arm() {
+	if !v.armed {
+		unix.TimerfdSettime(v.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(vsockTimeout))}, nil)
 		v.armed = true
 	}
 }
@@ -76,15 +72,14 @@ func (v *Vsock) poll() {
 			v.expire()
 		}
 	}
-	for i := 0; accept; i++ {
+	for i := 0; accept && i < vsockMaxConns; i++ {
 		fd, _, err := unix.Accept4(v.listener, vsockFlags)
-		if err == nil {
-			v.add(&vsockConn{fd: fd, deadline: time.Now().Add(vsockTimeout)})
-			v.arm(vsockTimeout)
-		} else if err != unix.EAGAIN {
-			v.arm(vsockTimeout) // no descriptor, perhaps: try again
+		if accept = err == nil; accept && !v.add(&vsockConn{fd: fd, typ: vsockStream, deadline: time.Now().Add(vsockTimeout)}) {
+			unix.Close(fd)
 		}
-		accept = err == nil && i < vsockWork
+		if err != unix.EAGAIN {
+			v.arm() // for the deadline, or to try again after EMFILE
+		}
 	}
 }
 
@@ -92,18 +87,17 @@ func (v *Vsock) poll() {
 func (v *Vsock) expire() {
 	v.armed = false
 	for _, c := range v.fds {
-		if c.state < vsockOpen && time.Now().After(c.deadline) {
-			v.release(c)
-		} else if c.state < vsockOpen {
-			v.arm(vsockTimeout)
+		if c.state < vsockOpen {
+			if v.arm(); time.Now().After(c.deadline) {
+				v.release(c)
+			}
 		}
 	}
 }
 
-// add takes the Unix socket of c, or closes it if there are too many.
+// add takes c, unless there are too many.
 func (v *Vsock) add(c *vsockConn) bool {
 	if len(v.fds) >= vsockMaxConns || v.watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP) != nil {
-		unix.Close(c.fd)
 		return false
 	}
 	v.fds[int32(c.fd)] = c
@@ -116,12 +110,9 @@ func (v *Vsock) dial(key uint64) *vsockConn {
 	if err != nil {
 		return nil
 	}
-	c := &vsockConn{fd: fd, key: key, state: vsockOpen, pending: 1 << vsockResponse}
-	if unix.Connect(fd, &unix.SockaddrUnix{Name: v.path + "_" + strconv.FormatUint(key>>32, 10)}) != nil {
+	c := &vsockConn{fd: fd, key: key, typ: vsockStream, state: vsockOpen, pending: 1 << vsockResponse}
+	if unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("%s_%d", v.path, key>>32)}) != nil || !v.add(c) {
 		unix.Close(fd)
-		return nil
-	}
-	if !v.add(c) {
 		return nil
 	}
 	v.conns[key] = c
@@ -159,27 +150,23 @@ func (v *Vsock) serve(c *vsockConn, events uint32) {
 
 // hello reads the host program's line, byte by byte: what follows is the guest's.
 func (v *Vsock) hello(c *vsockConn) {
-	for b := v.packet[:1]; len(c.line) < len("CONNECT 4294967295\n"); {
-		n, err := unix.Read(c.fd, b)
-		if err == unix.EAGAIN {
+	b := v.packet[:1]
+	for b[0] = 0; b[0] != '\n' && len(c.line) < len("CONNECT 4294967295\n"); c.line = append(c.line, b[0]) {
+		if n, err := unix.Read(c.fd, b); err == unix.EAGAIN {
+			return
+		} else if n != 1 {
+			v.release(c)
 			return
 		}
-		if n != 1 {
-			break
-		}
-		if c.line = append(c.line, b[0]); b[0] != '\n' {
-			continue
-		}
-		var port uint32
-		_, err = fmt.Sscanf(string(c.line), "CONNECT %d\n", &port)
-		v.port = vsockPorts | (v.port+1)%vsockPorts
-		if key := uint64(v.port)<<32 | uint64(port); err == nil && v.conns[key] == nil {
-			c.key, c.state, c.pending, v.conns[key] = key, vsockAsked, 1<<vsockRequest, c
-			return
-		}
-		break
 	}
-	v.release(c)
+	var port uint32
+	_, err := fmt.Sscanf(string(c.line), "CONNECT %d\n", &port)
+	v.port = vsockPorts | (v.port+1)%vsockPorts
+	if c.key = uint64(v.port)<<32 | uint64(port); err != nil || v.conns[c.key] != nil {
+		v.release(c)
+		return
+	}
+	c.state, c.pending, v.conns[c.key] = vsockAsked, 1<<vsockRequest, c
 }
 
 // take handles the guest's packet for c. It is false if the packet has no place

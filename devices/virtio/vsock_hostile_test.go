@@ -247,9 +247,7 @@ func TestVsockFlood(t *testing.T) {
 	if readable(t, g.v.PollFD(), 0) {
 		t.Error("the device asks to be served and cannot do anything")
 	}
-	for head := range g.rxBufs {
-		g.rx.offer(uint16(head))
-	}
+	g.refill()
 	g.run()
 	if left := len(g.v.resets) + guestTX - len(g.txFree); left != 0 {
 		t.Errorf("with buffers: %d packets left; want none", left)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/uvm-monitor/uvm/internal/testutil"
+	"github.com/uvm-monitor/uvm/memory"
 	"golang.org/x/sys/unix"
 )
 
@@ -138,6 +139,54 @@ func TestVsockConnect(t *testing.T) {
 	unix.Close(refused)
 	unix.Close(ignored)
 	g.idle()
+
+	// All at once, and the end, before the guest has answered.
+	fd = g.hostConnect()
+	g.hostWrite(fd, "CONNECT 80\nall")
+	unix.Shutdown(fd, unix.SHUT_WR)
+	g.want("CONNECT", g.exchange(), hostPacket(80, vsockPorts+4, vsockRequest, 0, ""))
+	g.want("all", g.exchange(guestPacket(80, vsockPorts+4, vsockResponse, ""), guestPacket(80, vsockPorts+4, vsockRW, "yes")),
+		hostPacket(80, vsockPorts+4, vsockRW, 0, "all"), hostPacket(80, vsockPorts+4, vsockShutdown, vsockNoSend, ""))
+	g.hostWant("all", fd, "OK 1073741828\nyes", "")
+	unix.Close(fd)
+}
+
+// TestVsockBehindTransport goes through the registers and the worker.
+func TestVsockBehindTransport(t *testing.T) {
+	testutil.Watchdog(t)
+	testutil.CheckFDs(t)
+	path := filepath.Join(t.TempDir(), "v")
+	v, err := NewVsock(testCID, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, v)
+	drivers := g.start(FeatureEventIdx)
+	kick, err1 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	stop, err2 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	drivers[0].add(nil, 200)
+	drivers[1].add([][]byte{guestPacket(1000, 9, vsockRequest, "").bytes()})
+	done := make(chan bool)
+	go func() { g.m.Work(kick, stop); close(done) }()
+	testutil.Until(t, "an interrupt", func() bool { return g.irqs.Load() > 0 })
+	unix.Write(stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	testutil.Wait(t, done, "the worker")
+	head, n, ok := drivers[0].done()
+	b := g.at(memory.Addr(le.Uint64(drivers[0].q.desc[int(head)*descSize:])), uint64(n))
+	if !ok || n != vsockHeader || summary(parsePacket(t, b)) != summary(hostPacket(1000, 9, vsockReset, 0, "")) {
+		t.Errorf("the guest hears % x; want an RST for its port", b)
+	}
+	unix.Close(kick)
+	unix.Close(stop)
+	if err := g.m.Close(); err != nil {
+		t.Errorf("Close() = %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Close: Stat = %v; want no file", err)
+	}
 }
 
 // expire lets time pass for all connections.
