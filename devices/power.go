@@ -49,16 +49,19 @@ var i8042Answers = map[byte]byte{0xa9: 0x01, 0xaa: 0x55, 0xab: 0x00}
 // driver asks while it looks for these, so that none waits in vain; two exit
 // ports; and ACPI's PM1a registers, which report no event and know one sleep
 // state, S5. eachByte says what wide accesses do.
-type Power struct{ state [8]byte }
+type Power struct{ state [10]byte }
 
 // What is where in the state: whether the i8042's answer is unread (1), the
 // answer, the command that waits for its byte, the control byte, which
-// controls nothing; PM1 enable and control, 2 bytes each.
+// controls nothing; PM1 status, enable and control, 2 bytes each.
 const powerFull, powerAnswer, powerCommand, powerControl, powerPM1 = 0, 1, 2, 3, 4
 
+// powerBits are those that a place can have.
+var powerBits = []byte{1, 0xff, 0xff, 0xff, 0, 0}
+
 // NewPower returns the devices after a reset: both ports of the i8042 off,
-// keyboard codes translated.
-func NewPower() *Power { return &Power{[8]byte{powerControl: 0x74}} }
+// keyboard codes translated; SCI_EN: ACPI mode is on from the start.
+func NewPower() *Power { return &Power{[10]byte{powerControl: 0x74, powerPM1 + 4: 1}} }
 
 // PortOut writes registers. The error is nil or a *Stop.
 func (p *Power) PortOut(port uint16, size int, data []byte) error {
@@ -96,40 +99,35 @@ func (p *Power) write(port uint16, b *byte) error {
 		return &Stop{StopExit, int(v)<<1 | 1}
 	case nanosExit:
 		return &Stop{StopExit, int(v)}
-	case PM1aControl + 1:
-		if v&0x20 != 0 { // SLP_EN
+	case PM1aEvent + 2, PM1aEvent + 3, PM1aControl, PM1aControl + 1:
+		s[powerPM1+port-PM1aEvent] = v
+		s[powerPM1+4] |= 1                        // SCI_EN
+		if port == PM1aControl+1 && v&0x20 != 0 { // SLP_EN
 			return &Stop{Reason: StopPowerOff}
 		}
-		fallthrough
-	case PM1aEvent + 2, PM1aEvent + 3, PM1aControl:
-		s[powerPM1+port-PM1aEvent-2] = v
 	}
 	return nil
 }
 
 func (p *Power) read(port uint16, b *byte) error {
-	s := p.state[:]
-	switch port {
-	case i8042Data:
+	s, pm1 := p.state[:], port-PM1aEvent
+	switch {
+	case port == i8042Data:
 		*b, s[powerFull] = s[powerAnswer], 0
-	case ResetPort:
+	case port == ResetPort:
 		*b = 0x14 | s[powerFull] // the self-test was passed, the keyboard is not locked
-	case PM1aEvent, PM1aEvent + 1:
-		*b = 0
-	case PM1aControl:
-		*b = s[powerPM1+2] | 1 // SCI_EN: the machine is in ACPI mode from the start
-	case PM1aEvent + 2, PM1aEvent + 3, PM1aControl + 1:
-		*b = s[powerPM1+port-PM1aEvent-2]
+	case pm1 < 6:
+		*b = s[powerPM1+pm1]
 	default:
 		*b = 0xff
 	}
 	return nil
 }
 
-// SaveState returns the registers, 8 bytes.
+// SaveState returns the registers, 10 bytes.
 func (p *Power) SaveState() ([]byte, error) { return bytes.Clone(p.state[:]), nil }
 
 // LoadState takes what SaveState returned.
 func (p *Power) LoadState(state []byte) error {
-	return loadState("power", p.state[:], state, []byte{1})
+	return loadState("power", p.state[:], state, powerBits)
 }

@@ -20,9 +20,9 @@ const (
 	uartData, uartIER, uartFCR, uartLCR, uartMCR, uartLSR, uartMSR, uartSCR = 0, 1, 2, 3, 4, 5, 6, 7
 	uartDLL, uartDLM, uartTHRE, uartPolls, uartN, uartRX, uartSize          = 8, 9, 10, 11, 12, 13, 29
 
-	// IER, and a set of causes: receive data, THR empty, line status.
-	ierRDI, ierTHRI, ierRLSI = 1, 2, 4
-	lcrDLAB, mcrLoop         = 0x80, 0x10
+	// IER's causes: receive data, THR empty. The third is line status, 4.
+	ierRDI, ierTHRI  = 1, 2
+	lcrDLAB, mcrLoop = 0x80, 0x10
 )
 
 // uartBits are those that a place can have.
@@ -91,11 +91,7 @@ func (u *UART) room() int {
 
 // pending is the set of causes that are enabled.
 func (u *UART) pending() byte {
-	p := u.reg[uartTHRE] | u.reg[uartLSR]<<1 // overrun: RLSI
-	if u.reg[uartN] > 0 {
-		p |= ierRDI
-	}
-	return p & u.reg[uartIER]
+	return (min(u.reg[uartN], ierRDI) | u.reg[uartTHRE] | u.reg[uartLSR]<<1) & u.reg[uartIER]
 }
 
 // update gives an edge for each new cause, and for what is left after another
@@ -135,17 +131,17 @@ func (u *UART) PortIn(port uint16, size int, data []byte) error {
 	return nil
 }
 
-// register is the place of a port's register, uartSize or more if it has none.
+// register is the place of a port's register, uartSize if it has none.
 // Any access but a read of LSR ends a row of such reads.
 func (u *UART) register(port uint16) uint16 {
 	r := port - COM1
 	if r != uartLSR && u.reg[uartPolls] < 2 {
 		u.reg[uartPolls] = 0
 	}
-	if r < uartFCR && u.reg[uartLCR]&lcrDLAB != 0 {
+	switch {
+	case r < uartFCR && u.reg[uartLCR]&lcrDLAB != 0:
 		return r + uartDLL
-	}
-	if r > uartSCR {
+	case r > uartSCR:
 		return uartSize
 	}
 	return r
@@ -183,8 +179,6 @@ func (u *UART) write(port uint16, b *byte) error {
 func (u *UART) read(port uint16, b *byte) error {
 	n, rx := &u.reg[uartN], u.reg[uartRX:]
 	switch r := u.register(port); r {
-	case uartSize:
-		*b = 0xff
 	case uartData:
 		*b = rx[0]
 		if *n > 0 {
@@ -206,8 +200,10 @@ func (u *UART) read(port uint16, b *byte) error {
 		if m := u.reg[uartMCR]; m&mcrLoop != 0 {
 			*b = m&1<<5 | m&2<<3 | m&0x0c<<4 // DTR is DSR, RTS is CTS, OUT1 and OUT2 are RI and DCD
 		}
-	default:
+	case uartIER, uartLCR, uartMCR, uartSCR, uartDLL, uartDLM:
 		*b = u.reg[r]
+	default:
+		*b = 0xff
 	}
 	return nil
 }

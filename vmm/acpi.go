@@ -49,21 +49,16 @@ func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
 	b = append(b, make([]byte, 56)...)
 	dsdt := add("DSDT", 2, dsdtBody(mmio))
 
-	f := make([]byte, 268) // offsets as in table 5.9; revision 5, whose 64-bit fields may be 0
-	le.PutUint32(f[36:], facs)
-	le.PutUint32(f[40:], dsdt)
-	le.PutUint16(f[46:], sciIRQ)
-	le.PutUint32(f[56:], devices.PM1aEvent)
-	le.PutUint32(f[64:], devices.PM1aControl)
-	f[88], f[89] = 4, 2               // their lengths
-	le.PutUint16(f[96:], 0xffff)      // no C2
-	le.PutUint16(f[98:], 0xffff)      // no C3
-	f[108] = devices.CMOSCentury      //
-	le.PutUint16(f[109:], 0x25)       // ISA devices; no VGA, no CMOS clock, no i8042
-	le.PutUint32(f[112:], 0x475)      // WBINVD, C1, no fixed power, sleep, RTC wake; reset register
-	copy(f[116:], "\x01\x08\x00\x01") // which is an I/O port of 8 bits
-	le.PutUint64(f[120:], devices.ResetPort)
-	f[128] = devices.ResetValue
+	f := make([]byte, 268) // revision 5, whose 64-bit fields may be 0; offsets as in table 5.9
+	for at, v := range map[int]uint32{36: facs, 40: dsdt, 46: sciIRQ,
+		56: devices.PM1aEvent, 64: devices.PM1aControl, 88: 4 | 2<<8, // and their lengths
+		96:  0xffffffff,                    // no C2, no C3
+		108: devices.CMOSCentury | 0x25<<8, // ISA devices; no VGA, no CMOS clock, no i8042
+		112: 0x475,                         // WBINVD, C1, no fixed power button, sleep button, RTC wake; reset register,
+		116: 0x01000801,                    // which is an I/O port of 8 bits:
+		120: devices.ResetPort, 128: devices.ResetValue} {
+		le.PutUint32(f[at:], v)
+	}
 	fadt := add("FACP", 5, f[36:])
 
 	m := le.AppendUint64(nil, 1<<32|lapicAddr) // with two 8259s

@@ -26,13 +26,10 @@ func mpTable(cpus int) []byte {
 	setChecksum(b[:16], 10)
 
 	for id := range cpus {
-		flags := byte(1) // enabled
-		if id == 0 {
-			flags |= 2 // boots the others
-		}
-		// Signature and features are for who has no CPUID.
-		b = append(b, 0, byte(id), 0x14, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+		// Enabled; signature and features are for who has no CPUID.
+		b = append(b, 0, byte(id), 0x14, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	}
+	b[16+44+3] |= 2 // CPU 0 boots the others
 	b = append(b, "\x01\x00ISA   "...)
 	b = le.AppendUint32(append(b, 2, ioapicID(cpus), 0x11, 1), ioapicAddr)
 	for pin := range byte(ioapicPins) {
@@ -52,12 +49,11 @@ func mpTable(cpus int) []byte {
 	return b
 }
 
-// setChecksum sets the byte at off so that all of b add up to 0.
+// setChecksum changes the byte at off so that all of b add up to 0.
 func setChecksum(b []byte, off int) {
-	b[off] = 0
-	for i, v := range b {
-		if i != off {
-			b[off] -= v
-		}
+	var sum byte
+	for _, v := range b {
+		sum += v
 	}
+	b[off] -= sum
 }
