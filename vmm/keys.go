@@ -95,11 +95,11 @@ func (vm *VM) keyOf(f *trapFrame, addr uint64) uint8 {
 	return 0
 }
 
-// errNoKeys says that keys do not work here.
-var errNoKeys = errors.New("this KVM or its processor has none, which --seal-exec-only and kernels with keys of their own need")
+// ErrNoKeys says that a VM needs protection keys, and that they do not work here.
+var ErrNoKeys = errors.New("this KVM or its processor has none, which --seal-exec-only and kernels with keys of their own need")
 
 func noKeys(why string) *HostError {
-	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", errNoKeys, why)}
+	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", ErrNoKeys, why)}
 }
 
 // keysOn makes keys work for a guest that uses them.
