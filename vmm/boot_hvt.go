@@ -74,9 +74,14 @@ func writeBootInfo(mem *memory.Memory, bi hvtBootInfo, m *loader.Manifest, cmdli
 // page tables stays out, though a guest in ring 0 could map it; so does memory
 // with a protection key, since whether the guest may reach that changes with PKRU.
 func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
+	return viewOf(mem, img, func(m *mapping) bool { return m.key == 0 })
+}
+
+// viewOf grants the mappings that may be in the view.
+func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (*memory.View, error) {
 	v := memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
-		if m.key != 0 {
+		if !may(&m) {
 			continue
 		}
 		if err := v.Grant(m.start, m.end, m.perm); err != nil {

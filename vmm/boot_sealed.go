@@ -41,8 +41,10 @@ const (
 const (
 	sealedEFER = 0xd00 // NXE, LMA, LME; no SCE
 
-	cr4UMIP = 1 << 11
-	cr4SMEP = 1 << 20
+	// Positions in CR4.
+	cr4UMIP = 11
+	cr4SMEP = 20
+	cr4SMAP = 21
 )
 
 // MSR numbers (AMD64 APM volume 2, appendix A).
@@ -61,11 +63,12 @@ const syscallSentinel = 0xffff_8000_0000_0000
 const stubSize = 4
 
 // sealedPorts are the ports that the I/O permission bitmap opens: boot marks, and
-// the hypercalls. A 32-bit access needs the bits of four ports.
-var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, lastPort}}
+// the hypercalls, and the network ring's doorbell, on which the bus has the last
+// word. A 32-bit access needs the bits of four ports.
+var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, 0x508 + 3}, {0x600, lastPort}}
 
 const (
-	lastPort      = 0x508 + 3
+	lastPort      = 0x600 + 3
 	tssFixed      = 104 // bytes of the TSS before the bitmap
 	sealedTSSSize = tssFixed + lastPort/8 + 1 + 1
 )
@@ -98,7 +101,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
 		return kvmError(err)
 	}
-	cr4 := sealedCR4(cpuid)
+	cr4 := sealedCR4(cpuid, vm.cfg.TSSAvailable)
 	keys := usesKeys(img)
 	if keys {
 		cr4 |= cr4PKE
@@ -119,20 +122,14 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
-// apart. Not SMAP: the stubs touch no memory of the guest, and QEMU's emulation
-// takes a far return in ring 3 for an access of ring 0.
-func sealedCR4(cpuid *kvm.CPUID) uint64 {
+// apart: ring 0 neither executes nor reads what is the guest's.
+func sealedCR4(cpuid *kvm.CPUID, qemu bool) uint64 {
 	cr4 := uint64(ring0CR4)
 	for _, e := range cpuid.Entries() {
-		if e.Function != 7 || e.Index != 0 {
-			continue
-		}
-		for _, f := range []struct {
-			has bool
-			bit uint64
-		}{{e.EBX>>7&1 != 0, cr4SMEP}, {e.ECX>>2&1 != 0, cr4UMIP}} {
-			if f.has {
-				cr4 |= f.bit
+		if e.Function == 7 && e.Index == 0 {
+			cr4 |= uint64(e.EBX>>7&1)<<cr4SMEP | uint64(e.ECX>>2&1)<<cr4UMIP
+			if !qemu { // whose emulation takes a far return in ring 3 for an access of ring 0
+				cr4 |= uint64(e.EBX>>20&1) << cr4SMAP
 			}
 		}
 	}

@@ -73,7 +73,8 @@ type Config struct {
 	ExecTime time.Time
 
 	// TSSAvailable is for tests under QEMU's emulation of SVM, whose check of the
-	// I/O bitmap wants the task register's segment available and not busy.
+	// I/O bitmap wants the task register's segment available and not busy. It
+	// leaves SMAP off, too.
 	TSSAvailable bool
 
 	// KVM is the path of the KVM device; "" = /dev/kvm.

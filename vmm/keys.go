@@ -38,12 +38,7 @@ func sealText(img *loader.Image) {
 
 // usesKeys says whether any segment has a key.
 func usesKeys(img *loader.Image) bool {
-	for i := range img.Segments {
-		if img.Segments[i].Key != 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(img.Segments, func(s loader.Segment) bool { return s.Key != 0 })
 }
 
 // agree holds the kernel against the configuration. It comes before anything that
@@ -70,16 +65,7 @@ func (vm *VM) agree(img *loader.Image) error {
 // and executable segments that it may not. The decoder and fault reports look
 // through it, never a hypercall.
 func codeView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
-	v := memory.NewView(mem)
-	for _, m := range hvtMap(img, mem.Size()) {
-		if m.key != 0 && !m.exec {
-			continue
-		}
-		if err := v.Grant(m.start, m.end, m.perm); err != nil {
-			return nil, err
-		}
-	}
-	return v, nil
+	return viewOf(mem, img, func(m *mapping) bool { return m.key == 0 || m.exec })
 }
 
 // keyOf is the protection key that an exception at addr is due to, or 0.
@@ -95,11 +81,11 @@ func (vm *VM) keyOf(f *trapFrame, addr uint64) uint8 {
 	return 0
 }
 
-// errNoKeys says that keys do not work here.
-var errNoKeys = errors.New("this KVM or its processor has none, which --seal-exec-only and kernels with keys of their own need")
+// ErrNoKeys says that a VM needs protection keys, and that they do not work here.
+var ErrNoKeys = errors.New("this KVM or its processor has none, which --seal-exec-only and kernels with keys of their own need")
 
 func noKeys(why string) *HostError {
-	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", errNoKeys, why)}
+	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", ErrNoKeys, why)}
 }
 
 // keysOn makes keys work for a guest that uses them.
@@ -107,11 +93,7 @@ func (vm *VM) keysOn(img *loader.Image, maps []mapping) (err error) {
 	if vm.code, err = codeView(vm.mem, img); err != nil {
 		return err
 	}
-	for i := range maps {
-		if maps[i].key != 0 {
-			vm.keyed = append(vm.keyed, maps[i])
-		}
-	}
+	vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
 	if err := vm.sealed.enableKeys(maps, vm.keyed); err != nil {
 		return err
 	}
@@ -168,8 +150,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	case f.vector != vecPF || f.code != want || f.sregs.CR2 != secret:
 		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
 	}
-	user := s.userSregs
-	if err := s.vm.vcpu.SetSregs(&user); err != nil {
+	if err := s.vm.vcpu.SetSregs(&s.userSregs); err != nil {
 		return kvmError(err)
 	}
 	return nil

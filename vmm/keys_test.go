@@ -35,7 +35,7 @@ func requireKeys(t *testing.T) {
 		vm.Close()
 		return
 	}
-	if !errors.Is(err, errNoKeys) || inLab {
+	if !errors.Is(err, ErrNoKeys) || inLab {
 		t.Fatalf("New() = %v; want a VM, or outside the lab an error that says that there are no keys", err)
 	}
 	t.Skipf("%v; the lab has keys: make lab", err)
@@ -142,7 +142,7 @@ func TestKeysRefused(t *testing.T) {
 	}
 	err := vm.sealed.enableKeys([]mapping{text, data}, []mapping{data})
 	var h *HostError
-	if !errors.As(err, &h) || !errors.Is(err, errNoKeys) || h.What != "protection keys" {
+	if !errors.As(err, &h) || !errors.Is(err, ErrNoKeys) || h.What != "protection keys" {
 		t.Errorf("enableKeys() = %v; want a *HostError of protection keys", err)
 	}
 	if at := int(codeAddr); !bytes.Equal(vm.mem.Host()[at:], before[at:]) {
@@ -165,7 +165,7 @@ func TestKeysNotEnforced(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := vm.sealed.enableKeys([]mapping{{start: codeAddr, end: codeAddr + 4096, exec: true}}, []mapping{{start: dataAddr, end: dataAddr + 4096}})
-	if !errors.Is(err, errNoKeys) || !strings.Contains(err.Error(), "went through") {
+	if !errors.Is(err, ErrNoKeys) || !strings.Contains(err.Error(), "went through") {
 		t.Errorf("enableKeys() = %v; want that the read went through", err)
 	}
 }

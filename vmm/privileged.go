@@ -80,27 +80,26 @@ func (s *sealed) execute(in *insn, f *trapFrame) error {
 	case opMovCR2:
 		*f.register(in.rm) = s.cr2
 		return nil
-	case opRETF:
-		b, err := s.view().Readable(memory.Addr(f.rsp), 16)
-		if err != nil {
+	case opRETF, opIRET:
+		n := uint64(16) // rip, cs; an IRET also rflags, rsp, ss
+		if in.kind == opIRET {
+			n = 40
+		}
+		b, err := s.view().Readable(memory.Addr(f.rsp), n)
+		if err != nil || le.Uint64(b[8:]) != abiCode {
 			return errRefused
 		}
-		rip, cs := le.Uint64(b), le.Uint64(b[8:])
-		if cs != abiCode || !canonical(rip) {
+		rip, rsp := le.Uint64(b), f.rsp+n
+		if in.kind == opIRET {
+			if ss := le.Uint64(b[32:]); ss != abiData && ss != 0 {
+				return errRefused
+			}
+			f.rflags, rsp = guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
+		}
+		if !canonical(rip) {
 			return errRefused
 		}
-		f.rip, f.rsp = rip, f.rsp+16
-		return nil
-	case opIRET:
-		b, err := s.view().Readable(memory.Addr(f.rsp), 40)
-		if err != nil {
-			return errRefused
-		}
-		rip, cs, ss := le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[32:])
-		if cs != abiCode || !canonical(rip) || ss != abiData && ss != 0 {
-			return errRefused
-		}
-		f.rip, f.rflags, f.rsp = rip, guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
+		f.rip, f.rsp = rip, rsp
 		return nil
 	case opCLI, opSTI:
 		return nil // there are no interrupts

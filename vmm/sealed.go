@@ -175,31 +175,43 @@ func (s *sealed) violates(f *trapFrame, addr uint64) bool {
 	return true
 }
 
-// deliver calls the guest's own handler as the processor would in ring 0 (AMD64
-// APM volume 2, section 8.9.3): gate from the guest's IDT, stack from its TSS if
-// the gate names one, frame on that stack. A guest without a usable handler
-// ends; so does one whose handler cannot be entered.
+// deliver goes to the guest's own handler. A guest without one that can be
+// entered ends.
 func (s *sealed) deliver(f *trapFrame) error {
+	if s.enter(f) {
+		return nil
+	}
+	addr := noAddr
+	if f.vector == vecPF {
+		addr = s.cr2
+	}
+	return s.fault(f, FaultException, addr)
+}
+
+// enter calls the handler as the processor would in ring 0 (AMD64 APM volume 2,
+// section 8.9.3): gate from the guest's IDT, stack from its TSS if the gate names
+// one, frame on that stack.
+func (s *sealed) enter(f *trapFrame) bool {
 	view := s.view()
 	offset := f.vector * 16
-	if s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
-		return s.fault(f, FaultException, s.faultAddr(f))
-	}
 	gate, err := view.Readable(memory.Addr(s.idt.Base+offset), 16)
-	if err != nil {
-		return s.fault(f, FaultException, s.faultAddr(f))
+	if err != nil || s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
+		return false
 	}
 	low, high := le.Uint64(gate), le.Uint64(gate[8:])
 	typ := low >> 40 & 0xff
-	if typ&0x9f != 0x8e && typ&0x9f != 0x8f || low>>16&0xffff != abiCode {
-		return s.fault(f, FaultException, s.faultAddr(f))
-	}
 	handler := low&0xffff | low>>32&0xffff0000 | high<<32
+	if typ&0x9f != 0x8e && typ&0x9f != 0x8f || low>>16&0xffff != abiCode || !canonical(handler) {
+		return false
+	}
 	rsp := f.rsp
 	if ist := low >> 32 & 7; ist != 0 {
-		if rsp, err = s.istStack(ist); err != nil {
-			return s.fault(f, FaultException, s.faultAddr(f))
+		offset := 36 + (ist-1)*8
+		b, err := view.Readable(memory.Addr(s.tss.Base+offset), 8)
+		if err != nil || offset+7 > uint64(s.tss.Limit) {
+			return false
 		}
+		rsp = le.Uint64(b)
 	}
 	rsp &^= 15
 	frame := []uint64{f.rip, abiCode, f.rflags &^ flagsIF, f.rsp, abiData}
@@ -208,14 +220,14 @@ func (s *sealed) deliver(f *trapFrame) error {
 	}
 	size := uint64(len(frame)) * 8
 	stack, err := view.Writable(memory.Addr(rsp-size), size)
-	if err != nil || !canonical(handler) {
-		return s.fault(f, FaultException, s.faultAddr(f))
+	if err != nil {
+		return false
 	}
 	for i, w := range frame {
 		le.PutUint64(stack[i*8:], w)
 	}
 	f.rip, f.rsp, f.rflags = handler, rsp-size, f.rflags&^flagsTF
-	return nil
+	return true
 }
 
 // codeFor is the error code that the guest's handler finds. A page fault's is that
@@ -231,45 +243,21 @@ func (s *sealed) codeFor(f *trapFrame) uint64 {
 	return f.code &^ (pfUser | pfFetch)
 }
 
-// istStack reads an interrupt stack pointer from the guest's TSS.
-func (s *sealed) istStack(ist uint64) (uint64, error) {
-	offset := 36 + (ist-1)*8
-	if offset+7 > uint64(s.tss.Limit) {
-		return 0, errRefused
-	}
-	b, err := s.view().Readable(memory.Addr(s.tss.Base+offset), 8)
-	if err != nil {
-		return 0, err
-	}
-	return le.Uint64(b), nil
-}
-
 // loadTR is LTR: it reads the descriptor, as the processor does, once.
 func (s *sealed) loadTR(sel uint16) error {
 	offset := uint64(sel &^ 7)
-	if offset == 0 || offset+15 > uint64(s.gdt.Limit) {
-		return errRefused
-	}
 	b, err := s.view().Readable(memory.Addr(s.gdt.Base+offset), 16)
-	if err != nil {
+	if err != nil || offset == 0 || offset+15 > uint64(s.gdt.Limit) {
 		return errRefused
 	}
-	low, high := le.Uint64(b), le.Uint64(b[8:])
 	const availableTSS = 0x89
+	low, high := le.Uint64(b), le.Uint64(b[8:])
 	if low>>40&0x9f != availableTSS {
 		return errRefused
 	}
 	s.tr = sel
 	s.tss = kvm.DTable{Base: low>>16&0xffffff | low>>56<<24 | high<<32, Limit: uint16(min(low&0xffff|low>>32&0xf0000, 0xffff))}
 	return nil
-}
-
-// faultAddr is the address that a page fault's report names.
-func (s *sealed) faultAddr(f *trapFrame) uint64 {
-	if f.vector == vecPF {
-		return s.cr2
-	}
-	return noAddr
 }
 
 func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }

@@ -1,6 +1,12 @@
 package vmm
 
-import "testing"
+import (
+	"slices"
+	"testing"
+
+	"github.com/uvm-monitor/uvm/internal/testutil"
+	"github.com/uvm-monitor/uvm/kvm"
+)
 
 // TestSealedTSS reads the I/O permission bitmap as the processor does (AMD64 APM
 // volume 2, section 12.2.5): a port is open if its bit is there and zero. The
@@ -12,7 +18,7 @@ func TestSealedTSS(t *testing.T) {
 	for port := range 1 << 16 {
 		i := base + port/8
 		got := i+1 < len(b) && b[i]>>(port%8)&1 == 0 // the processor reads two bytes
-		if want := port == 0x3f0 || port >= 0x501 && port <= 0x50b; got != want {
+		if want := port == 0x3f0 || port >= 0x501 && port <= 0x50b || port >= 0x600 && port <= 0x603; got != want {
 			t.Errorf("port %#x open = %v; want %v", port, got, want)
 		}
 	}
@@ -68,5 +74,33 @@ func TestSealedRegisters(t *testing.T) {
 	}
 	if regs.RFLAGS != 2 || regs.RSP != testMem-8 || regs.RDI != 0x10000 || regs.RIP != codeAddr {
 		t.Errorf("rflags %#x, rsp %#x, rdi %#x, rip %#x; want 0x2, %#x, 0x10000, %#x", regs.RFLAGS, regs.RSP, regs.RDI, regs.RIP, testMem-8, codeAddr)
+	}
+}
+
+// TestSealedCR4 has every combination of what a processor may offer.
+func TestSealedCR4(t *testing.T) {
+	testutil.RequireKVM(t)
+	g := guest{ring: RingSealed}
+	g.halt(0)
+	vm := newVM(t, g.config())
+	cpuid, err := vm.sys.SupportedCPUID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(cpuid.Entries(), func(e kvm.CPUIDEntry) bool { return e.Function == 7 && e.Index == 0 })
+	if i < 0 {
+		t.Fatal("KVM supports no CPUID leaf 7")
+	}
+	for n := range 16 {
+		umip, smep, smap, qemu := uint64(n&1), uint64(n>>1&1), uint64(n>>2&1), n>>3 != 0
+		e := &cpuid.Entries()[i]
+		e.ECX, e.EBX = uint32(umip)<<2, uint32(smep)<<7|uint32(smap)<<20
+		want := uint64(ring0CR4) | umip<<11 | smep<<20
+		if !qemu {
+			want |= smap << 21
+		}
+		if got := sealedCR4(cpuid, qemu); got != want {
+			t.Errorf("sealedCR4(UMIP %d, SMEP %d, SMAP %d, QEMU %t) = %#x; want %#x", umip, smep, smap, qemu, got, want)
+		}
 	}
 }

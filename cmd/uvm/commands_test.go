@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"regexp"
 	"runtime"
 	"slices"
@@ -158,9 +159,17 @@ func TestDoctor(t *testing.T) {
 	if err := d.Decode(&findings); err != nil || got.status != 0 || got.stderr != "" {
 		t.Fatalf("uvm doctor --json = %+v, %v; want status 0 and JSON", got, err)
 	}
+	// What doctor says of keys is what a guest meets that wants them.
+	keys := uvm(t, "run", new(guest).halt(0).file(t), "--seal-exec-only").status == exitOK
+	if inLab := os.Getenv("UVM_LAB") == "1"; inLab && !keys {
+		t.Errorf("uvm run --seal-exec-only fails in the lab; want it to work")
+	}
 	var names []string
 	for _, f := range findings {
 		names = append(names, f.Name)
+		if f.Name == "protection keys" && (f.State == stateOK) != keys {
+			t.Errorf("finding = %+v; uvm run --seal-exec-only works: %t", f, keys)
+		}
 		if f.State != stateOK && f.State != stateNote || f.Detail == "" || f.State == stateNote && f.Remedy == "" {
 			t.Errorf("finding = %+v; want it ok, or a note with a remedy", f)
 		}
@@ -168,7 +177,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("uvm doctor = %q; want it to tell of %q as --json does", text.stdout, f.Name)
 		}
 	}
-	if want := []string{"KVM device", "KVM capabilities", "TSC", "ring 0", "TUN/TAP"}; !slices.Equal(names, want) {
+	if want := []string{"KVM device", "KVM capabilities", "TSC", "ring sealed", "protection keys", "ring 0", "TUN/TAP"}; !slices.Equal(names, want) {
 		t.Errorf("findings = %q; want %q", names, want)
 	}
 }

@@ -106,7 +106,32 @@ func checkKVM() []finding {
 	findings = append(findings,
 		finding{"KVM capabilities", stateOK, detail, ""},
 		finding{"TSC", stateOK, fmt.Sprintf("%d kHz, stable", info.TSCKHz), ""})
-	return append(findings, checkRing0())
+	return append(findings, checkSealed(), checkKeys(), checkRing0())
+}
+
+// checkSealed runs a unikernel in ring 3, as every guest runs by default.
+func checkSealed() finding {
+	const name = "ring sealed"
+	if err := runProbe(halt(), vmm.Config{}); err != nil {
+		return finding{name, stateFail, "a guest that only halts: " + err.Error(), "uvm run --ring 0"}
+	}
+	return finding{name, stateOK, "a guest in ring 3 starts and ends", ""}
+}
+
+// checkKeys runs a unikernel whose text is execute-only: CPUID does not tell
+// whether protection keys work.
+func checkKeys() finding {
+	const name = "protection keys"
+	err := runProbe(halt(), vmm.Config{SealExecOnly: true})
+	var host *vmm.HostError
+	switch {
+	case err == nil:
+		return finding{name, stateOK, "work in ring 3, so --seal-exec-only does", ""}
+	case errors.Is(err, vmm.ErrNoKeys) && errors.As(err, &host):
+		return finding{name, stateNote, host.Err.Error(),
+			"use a processor with protection keys (Intel since Skylake-SP, AMD since Zen 3) and a KVM that gives them to guests"}
+	}
+	return finding{name, stateFail, "a guest with execute-only text: " + err.Error(), ""}
 }
 
 // checkRing0 runs a unikernel per instruction.

@@ -44,7 +44,7 @@ func halt() []byte { return hvtelf.Out(haltPort, hvtelf.DataAddr) }
 func (p probe) run() (bool, error) {
 	// be 40 00 11 00  mov esi, DataAddr+0x40
 	code := append([]byte{0xbe, 0x40, 0x00, 0x11, 0x00}, p.code...)
-	err := runProbe(append(code, halt()...))
+	err := runProbe(append(code, halt()...), vmm.Config{Ring: vmm.Ring0})
 	var guest *vmm.GuestError
 	if errors.As(err, &guest) {
 		return false, nil
@@ -55,9 +55,11 @@ func (p probe) run() (bool, error) {
 // probeTime bounds a probe; each takes a few milliseconds at most.
 const probeTime = 5 * time.Second
 
-func runProbe(code []byte) error {
+// runProbe runs code as a guest of its own, with what cfg says besides.
+func runProbe(code []byte, cfg vmm.Config) error {
 	elf := hvtelf.Guest{Code: code, Data: make([]byte, 128)}.ELF()
-	vm, err := vmm.New(vmm.Config{Kernel: "probe", KernelFile: bytes.NewReader(elf), Console: io.Discard, Ring: vmm.Ring0})
+	cfg.Kernel, cfg.KernelFile, cfg.Console, cfg.TSSAvailable = "probe", bytes.NewReader(elf), io.Discard, labTSS()
+	vm, err := vmm.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ func ring0Speed() (float64, error) {
 		// 75 fc     jnz -4
 		code := append([]byte{0xb9, byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24), 0xff, 0xc9, 0x75, 0xfc}, halt()...)
 		start := time.Now()
-		err := runProbe(code)
+		err := runProbe(code, vmm.Config{Ring: vmm.Ring0})
 		return time.Since(start), err
 	}
 	short, err := loop(1)

@@ -16,7 +16,7 @@
 
 // Lives at 0x10000 and is read-only to the guest. All addresses are guest-physical, all sizes bytes.
 struct uvm_boot_info {
-	uint64_t mem_size;        // end of guest memory; the initial stack starts 8 bytes below
+	uint64_t mem_size;        // end of guest memory; the initial stack starts 8 bytes below it or 4 GiB
 	uint64_t kernel_end;      // first free byte after the loaded segments, page-aligned
 	uint64_t tsc_hz;          // frequency of RDTSC
 	uint64_t cmdline;         // C string of at most UVM_CMDLINE_MAX characters
@@ -143,7 +143,7 @@ static inline void outb(uint16_t port, uint8_t value)
 	__asm__ volatile("outb %0, %1" : : "a"(value), "d"(port) : "memory");
 }
 
-// Raw hypercall. The structure must lie below 4 GiB, which all of guest memory does.
+// Raw hypercall. The structure must lie below 4 GiB, which the stack and all variables do.
 static inline void uvm_hypercall(int number, void *arg) { outl(UVM_PORT + number, (uint32_t)(uintptr_t)arg); }
 
 // ---- The library ----------------------------------------------------------------------------------------------------
