@@ -41,11 +41,23 @@ func (r runPage) setImmediateExit(on bool) {
 	}
 }
 
-// stage leaves registers for the next KVM_RUN to take over.
-func (r runPage) stage(regs *Regs, sregs *Sregs) {
-	area := (*syncArea)(unsafe.Pointer(&r.mem[syncOffset]))
-	area.regs, area.sregs = *regs, *sregs
+// state is where KVM_RUN leaves registers and takes them over from.
+func (r runPage) state() *syncArea { return (*syncArea)(unsafe.Pointer(&r.mem[syncOffset])) }
+
+// passRegs has the next KVM_RUN take the registers over from state and leave them
+// there.
+func (r runPage) passRegs() {
+	*(*uint64)(unsafe.Pointer(&r.mem[validOffset])) = syncRegs | syncSregs
 	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
+}
+
+// dropValid says whether the last KVM_RUN left registers in state, and has the
+// next one not do so.
+func (r runPage) dropValid() bool {
+	valid := (*uint64)(unsafe.Pointer(&r.mem[validOffset]))
+	had := *valid != 0
+	*valid = 0
+	return had
 }
 
 // Reason says why the last Run returned 0.

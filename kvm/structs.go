@@ -83,6 +83,27 @@ type userMemoryRegion struct {
 	userspaceAddr uint64
 }
 
+// irqFD is struct kvm_irqfd.
+type irqFD struct {
+	fd, gsi, flags, resampleFD uint32
+	_                          [16]uint8
+}
+
+// ioEventFD is struct kvm_ioeventfd.
+type ioEventFD struct {
+	datamatch, addr uint64
+	len             uint32
+	fd              int32
+	flags           uint32
+	_               [36]uint8
+}
+
+// pitConfig is struct kvm_pit_config.
+type pitConfig struct {
+	flags uint32
+	_     [15]uint32
+}
+
 // runHeader is the start of struct kvm_run, as far as uvm reads it. What
 // follows at exitOffset is a union that the exit reason selects.
 type runHeader struct {
@@ -99,9 +120,11 @@ type runHeader struct {
 // exitOffset is where the union of struct kvm_run starts.
 const exitOffset = 32
 
-// The end of struct kvm_run: which registers KVM_RUN takes over from it, and the
-// registers, struct kvm_sync_regs (section 5, kvm_valid_regs and kvm_dirty_regs).
+// The end of struct kvm_run: which registers KVM_RUN leaves in it, which it takes
+// over, and the registers, struct kvm_sync_regs (section 5, kvm_valid_regs and
+// kvm_dirty_regs).
 const (
+	validOffset = 288
 	dirtyOffset = 296
 	syncOffset  = 304
 

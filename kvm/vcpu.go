@@ -11,7 +11,11 @@ import (
 type VCPU struct {
 	fd   int
 	run  runPage
-	sync bool // KVM takes registers over from kvm_run
+	sync bool // KVM leaves registers in kvm_run and takes them over from there
+	// state is where State has the registers: in kvm_run if sync. kept says that
+	// the last Run left them there.
+	state *syncArea
+	kept  bool
 
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
@@ -27,6 +31,7 @@ type VCPU struct {
 // the guest stopped. It allocates nothing.
 func (v *VCPU) Run() syscall.Errno {
 	_, errno := ioctl(v.fd, ioRun, 0)
+	v.kept = errno == 0 && v.run.dropValid()
 	return errno
 }
 
@@ -52,18 +57,33 @@ func (v *VCPU) SetSregs(s *Sregs) error {
 	return opError("KVM_SET_SREGS", ioctlPtr(v.fd, ioSetSregs, s))
 }
 
-// SetAll writes all registers for the next Run. Until then Regs and Sregs may
-// still return the old ones. Where KVM offers it, this costs no system call, and
-// a state that it does not accept is Run's EINVAL.
-func (v *VCPU) SetAll(r *Regs, s *Sregs) error {
+// State returns all registers as the last Run left them, for the caller to
+// change: SetState makes the changes count. They are a borrowed view, valid until
+// the next Run. Where KVM offers it, SetState costs no system call, and neither
+// does State after the Run that follows one.
+func (v *VCPU) State() (r *Regs, s *Sregs, err error) {
+	if !v.kept {
+		if v.state.regs, err = v.Regs(); err == nil {
+			v.state.sregs, err = v.Sregs()
+		}
+	}
+	return &v.state.regs, &v.state.sregs, err
+}
+
+// SetState has the next Run start with the registers of State. Until then Regs
+// and Sregs may still return the old ones, and a state that KVM does not accept
+// may be that Run's EINVAL.
+func (v *VCPU) SetState() error {
 	if v.sync {
-		v.run.stage(r, s)
+		// KVM stores registers at the next exit, too, which is likely to need them
+		// again; at each exit it would cost the others too much.
+		v.run.passRegs()
 		return nil
 	}
-	if err := v.SetSregs(s); err != nil {
+	if err := v.SetSregs(&v.state.sregs); err != nil {
 		return err
 	}
-	return v.SetRegs(r)
+	return v.SetRegs(&v.state.regs)
 }
 
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).

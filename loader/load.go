@@ -72,21 +72,18 @@ func (img *Image) fitError(format string, args ...any) *Error {
 	return &Error{Kind: ErrFit, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
 }
 
-// maxMem is the largest guest memory that the ABI has, in bytes.
-const maxMem = 4 << 30
-
 // tooSmall says how much memory would do, where the ABI allows that much. last
 // is the highest address that must be inside.
 func (img *Image) tooSmall(what string, last, have uint64) *Error {
 	hint := ""
-	if last < maxMem {
+	if last < img.MaxMemory() {
 		hint = fmt.Sprintf(" (it would need %d MiB)", (last>>21+1)*2) // a multiple of 2 MiB, as the ABI wants
 	}
 	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
 }
 
-// Load copies the segments into mem, which is fresh and therefore zero. Fit
-// has succeeded for mem's size. The pages' protection is the caller's work.
+// Load copies the segments into mem, which is fresh and therefore zero. Fit or
+// FitPC has succeeded for mem's size. The pages' protection is the caller's work.
 func (img *Image) Load(mem *memory.Memory) error {
 	for i := range img.Segments {
 		s := &img.Segments[i]

@@ -34,6 +34,19 @@ type Native struct {
 	Flags   NativeFlags
 }
 
+// MaxMemory is the largest memory below the device hole that a PC's kernel can be
+// given, in bytes; an hvt guest's is 64 GiB if its note promises to run sealed, else
+// the 4 GiB of the ABI.
+func (img *Image) MaxMemory() uint64 {
+	if img.Linux != nil {
+		return maxLowMem
+	}
+	if img.Native != nil && img.Native.Flags&NativeSealed != 0 {
+		return 64 << 30
+	}
+	return 4 << 30
+}
+
 // Bits of p_flags that the System V ABI leaves to the operating system
 // (PF_MASKOS), as a guest with NativeKeys uses them.
 const (

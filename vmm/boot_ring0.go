@@ -27,13 +27,23 @@ const (
 // ring0GDT is the null, code and data descriptor.
 var ring0GDT = [...]uint64{0, 0x00af99000000ffff, 0x00cf93000000ffff}
 
+// ring0Map is all memory but the monitor's, which is absent below 0x10000 and
+// read-only below 1 MiB.
+func ring0Map(size uint64) []mapping {
+	return []mapping{
+		{start: gpaBootInfo, end: gpaLowEnd, perm: memory.Read, exec: true},
+		{start: gpaLowEnd, end: memory.Addr(size), perm: memory.ReadWrite, exec: true},
+	}
+}
+
 // bootRing0 writes GDT and page tables and sets every register.
-func bootRing0(mem *memory.Memory, vcpu *kvm.VCPU, entry memory.Addr) error {
-	if err := putWords(mem, gpaGDT, ring0GDT[:]); err != nil {
+func (vm *VM) bootRing0(entry memory.Addr) error {
+	low, err := vm.pageTables(ring0Map(vm.mem.Size()), pteP|pteA, pteRW)
+	if err != nil {
 		return err
 	}
-	if err := ring0PageTables(mem); err != nil {
-		return err
+	for i, d := range ring0GDT {
+		le.PutUint64(low[int(gpaGDT)+i*8:], d)
 	}
 	code := kvm.Segment{Limit: 0xffffffff, Selector: 0x08, Type: 9, Present: 1, S: 1, L: 1, G: 1}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: 0x10, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
@@ -44,66 +54,21 @@ func bootRing0(mem *memory.Memory, vcpu *kvm.VCPU, entry memory.Addr) error {
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: uint16(len(ring0GDT)*8 - 1)},
 		CR0: ring0CR0, CR3: uint64(gpaPML4), CR4: ring0CR4, EFER: ring0EFER,
 	}
-	if err := vcpu.SetSregs(&sregs); err != nil {
+	if err := vm.vcpu.SetSregs(&sregs); err != nil {
 		return kvmError(err)
 	}
+	return vm.setEntry(entry)
+}
+
+// setEntry sets the general registers of an hvt guest's start, in either ring.
+// The stack lies below 4 GiB, where hypercall structures can be named.
+func (vm *VM) setEntry(entry memory.Addr) error {
 	regs := kvm.Regs{
-		RIP: uint64(entry), RFLAGS: 2, RDI: uint64(gpaBootInfo),
-		RSP: mem.Size() - 8, // 16-byte aligned after a call, as the C ABI wants
+		RIP: uint64(entry), RFLAGS: flagsReserved, RDI: uint64(gpaBootInfo),
+		RSP: min(vm.mem.Size(), hvtMaxMem) - 8, // 16-byte aligned after a call, as the C ABI wants
 	}
-	if err := vcpu.SetRegs(&regs); err != nil {
+	if err := vm.vcpu.SetRegs(&regs); err != nil {
 		return kvmError(err)
-	}
-	return nil
-}
-
-// ring0PageTables maps all memory one to one: 2 MiB pages, but the first ones
-// are of 4 KiB, where the monitor's area is absent below 0x10000 and read-only
-// below 1 MiB.
-func ring0PageTables(mem *memory.Memory) error {
-	const table = pteP | pteRW | pteA
-	pages := mem.Size() / hvtPage
-	pd := make([]uint64, pages)
-	for i := range pd {
-		pd[i] = uint64(i)*hvtPage | pteP | pteRW | pteA | ptePS
-	}
-	pd[0] = uint64(gpaPT0) | table
-
-	pdpt := make([]uint64, (pages+511)/512)
-	for i := range pdpt {
-		pdpt[i] = (uint64(gpaPD) + uint64(i)*memory.PageSize) | table
-	}
-
-	var pt0 [512]uint64
-	for i := range pt0 {
-		switch a := memory.Addr(i * memory.PageSize); {
-		case a < gpaBootInfo:
-		case a < gpaLowEnd:
-			pt0[i] = uint64(a) | pteP | pteA
-		default:
-			pt0[i] = uint64(a) | pteP | pteRW | pteA
-		}
-	}
-
-	for _, t := range []struct {
-		at      memory.Addr
-		entries []uint64
-	}{{gpaPML4, []uint64{uint64(gpaPDPT) | table}}, {gpaPDPT, pdpt}, {gpaPD, pd}, {gpaPT0, pt0[:]}} {
-		if err := putWords(mem, t.at, t.entries); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// putWords stores 64-bit little-endian words.
-func putWords(mem *memory.Memory, at memory.Addr, words []uint64) error {
-	b, err := mem.At(at, uint64(len(words))*8)
-	if err != nil {
-		return err
-	}
-	for i, w := range words {
-		le.PutUint64(b[i*8:], w)
 	}
 	return nil
 }

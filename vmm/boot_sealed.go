@@ -14,30 +14,11 @@ import (
 // processor needs in ring 0 lies in supervisor pages below the boot
 // information; docs/sealed.md has the picture.
 const (
-	sealedIDT   memory.Addr = 0x9000 // 256 gates of 16 bytes
-	sealedStubs memory.Addr = 0xa000 // 256 stubs of 4 bytes
-	sealedTSS   memory.Addr = 0xb000
-	sealedStack memory.Addr = 0xd000 // first address after the ring-0 stack's page
-	sealedLowPT memory.Addr = 0xd000 // page tables besides the first one, up to gpaBootInfo
-
-	// sealedHighPT is where page tables lie that do not fit below: a memory slot
-	// of its own beyond what any hvt guest can have.
-	sealedHighPT memory.Addr = hvtMaxMem
+	sealedIDT   memory.Addr = 0xc000 // 256 gates of 16 bytes
+	sealedStubs memory.Addr = 0xd000 // 256 stubs of 4 bytes
+	sealedTSS   memory.Addr = 0xe000
+	sealedStack memory.Addr = 0x10000 // first address after the ring-0 stack's page
 )
-
-// lowTables is the number of page tables at sealedLowPT.
-const lowTables = int((gpaBootInfo - sealedLowPT) / memory.PageSize)
-
-// tableAddr is where the n-th page table lies; the first one is gpaPT0.
-func tableAddr(n int) memory.Addr {
-	switch {
-	case n == 0:
-		return gpaPT0
-	case n <= lowTables:
-		return sealedLowPT + memory.Addr(n-1)*memory.PageSize
-	}
-	return sealedHighPT + memory.Addr(n-1-lowTables)*memory.PageSize
-}
 
 // sealedVectors is the number of exceptions and interrupts, and so of the ports
 // by which the stubs tell them. The guest itself cannot reach these ports.
@@ -81,36 +62,39 @@ const stubSize = 4
 
 // sealedPorts are the ports that the I/O permission bitmap opens: boot marks, and
 // the hypercalls. A 32-bit access needs the bits of four ports.
-var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, 0x508 + 3}}
+var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, lastPort}}
+
+const (
+	lastPort      = 0x508 + 3
+	tssFixed      = 104 // bytes of the TSS before the bitmap
+	sealedTSSSize = tssFixed + lastPort/8 + 1 + 1
+)
 
 // bootSealed writes tables and stubs and sets every register.
 func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
-	mem := vm.mem
-	maps := hvtMap(img, mem.Size())
-	if err := vm.sealedPageTables(maps); err != nil {
+	maps := hvtMap(img, vm.mem.Size())
+	low, err := vm.pageTables(maps, pteP|pteU|pteA, pteRW|pteD)
+	if err != nil {
 		return err
 	}
-	tss := sealedTSSBytes()
-	gdt := []uint64{
+	for a := gpaGDT; a < gpaBootInfo; a += memory.PageSize {
+		e := uint64(a) | pteP | pteRW | pteA | pteD | pteNX
+		if a == sealedStubs {
+			e = uint64(a) | pteP | pteA
+		}
+		le.PutUint64(low[gpaPT0+a/memory.PageSize*8:], e)
+	}
+	for i, d := range [...]uint64{
 		0,
 		0x00af9b000000ffff, // 0x08: 64-bit code, ring 0
 		0x00cff3000000ffff, // 0x10: data, ring 3
 		0x00affb000000ffff, // 0x18: 64-bit code, ring 3
-		0x00008b0000000000 | uint64(sealedTSS)<<16 | uint64(len(tss)-1), 0, // 0x20: busy TSS
+		0x00008b0000000000 | uint64(sealedTSS)<<16 | (sealedTSSSize - 1), 0, // 0x20: busy TSS
+	} {
+		le.PutUint64(low[int(gpaGDT)+i*8:], d)
 	}
-	if err := putWords(mem, gpaGDT, gdt); err != nil {
-		return err
-	}
-	for _, part := range []struct {
-		at   memory.Addr
-		data []byte
-	}{{sealedTSS, tss}, {sealedIDT, sealedIDTBytes()}, {sealedStubs, sealedStubBytes()}} {
-		b, err := mem.At(part.at, uint64(len(part.data)))
-		if err != nil {
-			return err
-		}
-		copy(b, part.data)
-	}
+	fillTSS(low[sealedTSS:])
+	fillIDT(low[sealedIDT:], low[sealedStubs:])
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
 		return kvmError(err)
 	}
@@ -119,9 +103,8 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	if keys {
 		cr4 |= cr4PKE
 	}
-	vm.sealed = newSealed(vm, cr4, uint32(len(tss)-1))
-	sregs := vm.sealed.userSregs
-	if err := vm.vcpu.SetSregs(&sregs); err != nil {
+	vm.sealed = newSealed(vm, cr4)
+	if err := vm.vcpu.SetSregs(&vm.sealed.userSregs); err != nil {
 		if keys && errors.Is(err, syscall.EINVAL) {
 			return noKeys("CR4.PKE is refused")
 		}
@@ -132,13 +115,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 			return err
 		}
 	}
-	regs := kvm.Regs{
-		RIP: uint64(img.Entry), RFLAGS: 2, RDI: uint64(gpaBootInfo), RSP: mem.Size() - 8,
-	}
-	if err := vm.vcpu.SetRegs(&regs); err != nil {
-		return kvmError(err)
-	}
-	return nil
+	return vm.setEntry(img.Entry)
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
@@ -162,16 +139,13 @@ func sealedCR4(cpuid *kvm.CPUID) uint64 {
 	return cr4
 }
 
-// sealedTSSBytes is a 64-bit TSS (AMD64 APM volume 2, section 12.2.5): the ring-0
+// fillTSS writes a 64-bit TSS (AMD64 APM volume 2, section 12.2.5): the ring-0
 // stack, and the I/O permission bitmap, which ends with the highest open port
 // and the byte of ones that the processor wants after it.
-func sealedTSSBytes() []byte {
-	const fixed = 104
-	last := sealedPorts[len(sealedPorts)-1][1]
-	b := make([]byte, fixed+int(last)/8+1+1)
+func fillTSS(b []byte) {
 	le.PutUint64(b[4:], uint64(sealedStack)) // RSP0
-	le.PutUint16(b[102:], fixed)             // where the bitmap starts
-	bitmap := b[fixed:]
+	le.PutUint16(b[102:], tssFixed)          // where the bitmap starts
+	bitmap := b[tssFixed:sealedTSSSize]
 	for i := range bitmap {
 		bitmap[i] = 0xff
 	}
@@ -180,32 +154,21 @@ func sealedTSSBytes() []byte {
 			bitmap[p/8] &^= 1 << (p % 8)
 		}
 	}
-	return b
 }
 
-// sealedIDTBytes is 256 interrupt gates (section 4.8.4), each to its stub. #BP
-// and #OF may be raised by INT3 and INTO in ring 3, as the guest expects.
-func sealedIDTBytes() []byte {
-	b := make([]byte, 256*16)
-	for v := range 256 {
-		stub := uint64(sealedStubs) + uint64(v)*stubSize
+// fillIDT writes 256 interrupt gates (section 4.8.4), each to its stub, which is,
+// for vector v, out v, al; hlt. #BP and #OF may be raised by INT3 and INTO in
+// ring 3, as the guest expects.
+func fillIDT(idt, stubs []byte) {
+	for v := range uint64(sealedVectors) {
+		stub := uint64(sealedStubs) + v*stubSize
 		typ := uint64(0x8e)
 		if v == vecBP || v == vecOF {
 			typ |= 3 << 5
 		}
-		le.PutUint64(b[v*16:], stub&0xffff|selKernelCode<<16|typ<<40|stub>>16<<48)
-		le.PutUint64(b[v*16+8:], stub>>32)
+		le.PutUint64(idt[v*16:], stub|selKernelCode<<16|typ<<40) // stubs lie below 64 KiB
+		le.PutUint32(stubs[v*stubSize:], uint32(0xf400e6|v<<8))
 	}
-	return b
-}
-
-// sealedStubBytes is, for each vector v, out v, al; hlt; nop.
-func sealedStubBytes() []byte {
-	b := make([]byte, 256*stubSize)
-	for v := range 256 {
-		copy(b[v*stubSize:], []byte{0xe6, byte(v), 0xf4, 0x90})
-	}
-	return b
 }
 
 // mapping is a range of guest memory with one set of permissions.
@@ -216,14 +179,15 @@ type mapping struct {
 	key        uint8 // protection key
 }
 
-// entry is the mapping's page-table entry for an address inside it.
-func (m *mapping) entry(a memory.Addr) uint64 {
+// entry is the mapping's page-table entry for an address inside it. base are the
+// bits of every entry, write those of a writable one.
+func (m *mapping) entry(a memory.Addr, base, write uint64) uint64 {
 	if m.perm == 0 {
 		return 0
 	}
-	e := uint64(a) | pteP | pteU | pteA | uint64(m.key)<<pteKey
+	e := uint64(a) | base | uint64(m.key)<<pteKey
 	if m.perm&memory.Write != 0 {
-		e |= pteRW | pteD
+		e |= write
 	}
 	if !m.exec {
 		e |= pteNX
@@ -257,84 +221,83 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 	return m
 }
 
-// sealedPageTables maps the guest's memory one to one with its permissions, and
-// the monitor's part for ring 0 only: 4 KiB pages where permissions change
-// inside 2 MiB, 2 MiB pages elsewhere.
-func (vm *VM) sealedPageTables(maps []mapping) error {
-	const table = pteP | pteRW | pteU | pteA
-	mem := vm.mem
-	regions := int(mem.Size() / hvtPage)
-	pd := make([]uint64, regions)
-	tables := [][]uint64{make([]uint64, 512)} // the first 2 MiB always have one
-	pd[0] = uint64(tableAddr(0)) | table
-	for a := gpaGDT; a < gpaBootInfo; a += memory.PageSize {
-		e := uint64(a) | pteP | pteRW | pteA | pteD | pteNX
-		if a == sealedStubs {
-			e &^= pteNX | pteRW | pteD
-		}
-		tables[0][a/memory.PageSize] = e
+// pageTables maps the guest's memory one to one with its permissions: 4 KiB pages
+// where these change inside 2 MiB, 2 MiB pages elsewhere. maps have no gap. It
+// returns low memory, where the tables start. Memory is zero before.
+func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err error) {
+	const gib = 1 << 30
+	table := base | pteRW
+	if low, err = vm.mem.At(0, uint64(gpaBootInfo)); err != nil {
+		return nil, err
 	}
+	// One directory for each GiB, and two tables for each mapping, at the most.
+	pages := tablePages{vm: vm, most: vm.mem.Size()/gib + 1 + 2*uint64(len(maps))}
+	le.PutUint64(low[gpaPML4:], uint64(gpaPDPT)|table)
+	var pd, pt []byte
 	for i := range maps {
 		m := &maps[i]
 		for a := m.start; a < m.end; {
-			r := int(a / hvtPage)
-			if a.Aligned(hvtPage) && m.end-a >= hvtPage && r > 0 {
-				if e := m.entry(a); e != 0 {
-					pd[r] = e | ptePS
+			if pd == nil || a.Aligned(gib) {
+				var at memory.Addr
+				if at, pd, err = pages.next(gpaPD, &pages.directories); err != nil {
+					return nil, err
+				}
+				le.PutUint64(low[gpaPDPT+a/gib*8:], uint64(at)|table)
+			}
+			e, slot := m.entry(a, base, write), pd[a%gib/hvtPage*8:]
+			if a.Aligned(hvtPage) && m.end-a >= hvtPage {
+				if e != 0 {
+					le.PutUint64(slot, e|ptePS)
 				}
 				a += hvtPage
 				continue
 			}
-			if pd[r] == 0 { // regions come in order: the last table is this one's
-				pd[r] = uint64(tableAddr(len(tables))) | table
-				tables = append(tables, make([]uint64, 512))
+			if pt == nil || a.Aligned(hvtPage) {
+				var at memory.Addr
+				if at, pt, err = pages.next(gpaPT0, &pages.tables); err != nil {
+					return nil, err
+				}
+				le.PutUint64(slot, uint64(at)|table)
 			}
-			tables[len(tables)-1][a%hvtPage/memory.PageSize] = m.entry(a)
+			le.PutUint64(pt[a%hvtPage/memory.PageSize*8:], e)
 			a += memory.PageSize
 		}
 	}
-	if err := vm.placeTables(tables); err != nil {
-		return err
-	}
-	pdpt := make([]uint64, (regions+511)/512)
-	for i := range pdpt {
-		pdpt[i] = (uint64(gpaPD) + uint64(i)*memory.PageSize) | table
-	}
-	for _, t := range []struct {
-		at      memory.Addr
-		entries []uint64
-	}{{gpaPML4, []uint64{uint64(gpaPDPT) | table}}, {gpaPDPT, pdpt}, {gpaPD, pd}} {
-		if err := putWords(mem, t.at, t.entries); err != nil {
-			return err
-		}
-	}
-	return nil
+	return low, nil
 }
 
-// placeTables stores the page tables where tableAddr says: what does not fit
-// into low memory goes to a memory slot of its own, which no address of the
-// guest's reaches.
-func (vm *VM) placeTables(tables [][]uint64) (err error) {
-	low := min(len(tables), 1+lowTables)
-	for n, t := range tables[:low] {
-		if err := putWords(vm.mem, tableAddr(n), t); err != nil {
-			return err
-		}
-	}
-	high := tables[low:]
-	if len(high) == 0 {
-		return nil
-	}
-	if vm.tables, err = memory.New(uint64(len(high)) * memory.PageSize); err != nil {
-		return &HostError{What: "memory", Err: err}
-	}
-	for i, t := range high {
-		if err := putWords(vm.tables, memory.Addr(i*memory.PageSize), t); err != nil {
-			return err
-		}
-	}
-	if err := vm.kvm.SetMemory(1, uint64(sealedHighPT), vm.tables.Host()); err != nil {
-		return kvmError(fmt.Errorf("page tables: %w", err))
-	}
-	return nil
+// tablePages hands out pages for page tables and directories.
+type tablePages struct {
+	vm                        *VM
+	most                      uint64 // pages in all
+	directories, tables, high uint64 // handed out; high: of vm.tables
 }
+
+// next is the next page of a kind, of which n were handed out. Four lie from
+// first on, the others above all that the guest has, in a memory slot that no
+// address of the guest's reaches.
+func (t *tablePages) next(first memory.Addr, n *uint64) (at memory.Addr, b []byte, err error) {
+	vm := t.vm
+	if *n++; *n <= 4 {
+		at = first + memory.Addr(*n-1)*memory.PageSize
+		b, err = vm.mem.At(at, memory.PageSize)
+		return at, b, err
+	}
+	above := vm.tablesAt()
+	if vm.tables == nil {
+		if vm.tables, err = memory.New(t.most * memory.PageSize); err != nil {
+			return 0, nil, &HostError{What: "memory", Err: err}
+		}
+		if err := vm.kvm.SetMemory(1, uint64(above), vm.tables.Host()); err != nil {
+			return 0, nil, kvmError(fmt.Errorf("page tables: %w", err))
+		}
+	}
+	b, err = vm.tables.At(memory.Addr(t.high*memory.PageSize), memory.PageSize)
+	at = above + memory.Addr(t.high*memory.PageSize)
+	t.high++
+	return at, b, err
+}
+
+// tablesAt is where the memory slot of page tables starts that do not fit below
+// the guest.
+func (vm *VM) tablesAt() memory.Addr { return memory.Addr(max(hvtMaxMem, vm.mem.Size())) }

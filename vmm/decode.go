@@ -1,8 +1,9 @@
 package vmm
 
-// The privileged instructions that an hvt guest executes, and that trap with
-// #GP when it runs in ring 3. What is not in the table is refused. Encodings:
-// AMD64 Architecture Programmer's Manual, volume 3, appendix A.
+// The privileged instructions that trap with #GP when a guest runs in ring 3:
+// those that hvt guests execute, and those that are refused by name. What is not
+// in the table is an exception of the guest's. Encodings: AMD64 Architecture
+// Programmer's Manual, volume 3, appendix A.
 
 // opKind is a privileged instruction.
 type opKind uint8
@@ -24,6 +25,7 @@ const (
 	opSTR  // operand a register or 16 bits of memory
 	opSLDT // likewise
 	opSMSW // likewise
+	opRefused
 )
 
 // decodeRule is a row of the decoder's table.
@@ -46,6 +48,7 @@ const (
 	formMem  // memory only
 	formReg  // register only, and REX.R would name another control register
 	formREXW // no operand, but REX.W has to be there
+	formByte // ext is the ModRM byte, which is part of the opcode
 )
 
 var decodeTable = [...]decodeRule{
@@ -65,6 +68,23 @@ var decodeTable = [...]decodeRule{
 	{true, 0x00, 1, formAny, opSTR},
 	{true, 0x00, 0, formAny, opSLDT},
 	{true, 0x01, 4, formAny, opSMSW},
+
+	{true, 0x00, 2, formAny, opRefused},             // LLDT
+	{true, 0x01, 6, formAny, opRefused},             // LMSW
+	{true, 0x01, 7, formMem, opRefused},             // INVLPG
+	{true, 0x01, 0xd1 - 0x100, formByte, opRefused}, // XSETBV
+	{true, 0x01, 0xf8 - 0x100, formByte, opRefused}, // SWAPGS
+	{true, 0x06, noModRM, formAny, opRefused},       // CLTS
+	{true, 0x07, noModRM, formAny, opRefused},       // SYSRET
+	{true, 0x08, noModRM, formAny, opRefused},       // INVD
+	{true, 0x09, noModRM, formAny, opRefused},       // WBINVD
+	{true, 0x20, anyExt, formAny, opRefused},        // MOV from a control register
+	{true, 0x21, anyExt, formAny, opRefused},        // MOV from a debug register
+	{true, 0x22, anyExt, formAny, opRefused},        // MOV to a control register
+	{true, 0x23, anyExt, formAny, opRefused},        // MOV to a debug register
+	{true, 0x32, noModRM, formAny, opRefused},       // RDMSR
+	{true, 0x33, noModRM, formAny, opRefused},       // RDPMC
+	{true, 0x35, noModRM, formAny, opRefused},       // SYSEXIT
 }
 
 // insn is a decoded instruction.
@@ -124,8 +144,11 @@ func decode(b []byte) (in insn, ok bool) {
 			}
 			return insn{kind: r.kind, len: i}, true
 		}
-		isReg := modrm>>6 == 3
-		if !hasModRM || r.ext != anyExt && int8(modrm>>3&7) != r.ext || r.form == formMem && isReg || r.form == formReg && (!isReg || rex&rexR != 0) {
+		isReg, ext := modrm>>6 == 3, int8(modrm>>3&7)
+		if r.form == formByte {
+			ext = int8(modrm)
+		}
+		if !hasModRM || r.ext != anyExt && ext != r.ext || r.form == formMem && isReg || r.form == formReg && (!isReg || rex&rexR != 0) {
 			continue
 		}
 		in = insn{kind: r.kind, ext: modrm>>3&7 | rex&rexR<<1}

@@ -43,14 +43,15 @@ func (k FaultKind) String() string {
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
 	Kind   FaultKind
-	RIP    uint64 // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
-	Addr   uint64 // what was touched: guest-physical, or CR2 for a triple fault
-	Code   uint64 // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
-	Exit   uint32 // KVM's exit reason
-	Vector uint8  // sealed: the exception; Code is its error code
-	Key    uint8  // sealed: the protection key that refused a read or write; 0: none did
-	Insn   []byte // bytes at RIP, where they can be read
-	Err    error  // the device's words, for ports and hypercalls
+	RIP    uint64   // of the instruction; for an access to a port or to memory that ends as MMIO, and for HLT, KVM may be past it
+	Addr   uint64   // what was touched: guest-physical, or CR2 for a triple fault
+	Code   uint64   // KVM's suberror (FaultInternal) or hardware reason (FaultEntry)
+	Exit   uint32   // KVM's exit reason
+	Vector uint8    // sealed: the exception; Code is its error code
+	Key    uint8    // sealed: the protection key that refused a read or write; 0: none did
+	Insn   []byte   // bytes at RIP, where they can be read
+	Err    error    // the device's words, for ports and hypercalls
+	Regs   kvm.Regs // general registers; of a sealed guest's fault in ring 3
 }
 
 func (e *GuestError) Error() string {
@@ -78,7 +79,7 @@ func (e *GuestError) Error() string {
 		s += fmt.Sprintf(", hardware reason %#x", e.Code)
 	case FaultExit:
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
-	case FaultException:
+	case FaultException, FaultPrivileged, FaultSeal:
 		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
 		if e.Addr != noAddr {
 			s += fmt.Sprintf(", address %#x", e.Addr)
@@ -90,6 +91,11 @@ func (e *GuestError) Error() string {
 	s += fmt.Sprintf(", rip=%#x", e.RIP)
 	if len(e.Insn) > 0 {
 		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
+	}
+	if e.Kind >= FaultException {
+		r := &e.Regs
+		s += fmt.Sprintf(", rax=%#x rbx=%#x rcx=%#x rdx=%#x rsi=%#x rdi=%#x rbp=%#x rsp=%#x r8=%#x r9=%#x r10=%#x r11=%#x r12=%#x r13=%#x r14=%#x r15=%#x rflags=%#x",
+			r.RAX, r.RBX, r.RCX, r.RDX, r.RSI, r.RDI, r.RBP, r.RSP, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RFLAGS)
 	}
 	return s
 }
@@ -103,22 +109,22 @@ const noAddr = ^uint64(0)
 // shuts down, before anybody can ask for its registers.
 const resetVector = 0xfff0
 
-// fault completes e with the guest's registers.
-func (vm *VM) fault(e *GuestError) error {
-	e.Exit = uint32(vm.vcpu.Reason())
-	regs, err := vm.vcpu.Regs()
+// fault completes e with the registers of the vCPU.
+func (vm *VM) fault(v *kvm.VCPU, e *GuestError) error {
+	e.Exit = uint32(v.Reason())
+	regs, err := v.Regs()
 	if err != nil {
 		return errors.Join(e, err)
 	}
-	e.RIP = regs.RIP
+	e.RIP, e.Regs = regs.RIP, regs
 	switch e.Kind {
 	case FaultShutdown:
 		e.Addr = noAddr
-		if sregs, err := vm.vcpu.Sregs(); err == nil && sregs.CR2 != 0 {
+		if sregs, err := v.Sregs(); err == nil && sregs.CR2 != 0 {
 			e.Addr = sregs.CR2
 		}
 	case FaultInternal:
-		if len(e.Insn) == 0 {
+		if len(e.Insn) == 0 && vm.pc == nil { // a PC's rip is no physical address
 			e.Insn = vm.bytesAt(e.RIP)
 		}
 	}
@@ -147,7 +153,7 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 
 // portFault explains an error of the bus or of a device on it. Only the
 // device's own errors are the guest's fault.
-func (vm *VM) portFault(err error) error {
+func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 	var (
 		halt    *hypercall.Halt
 		port    *devices.PortError
@@ -158,39 +164,40 @@ func (vm *VM) portFault(err error) error {
 	case errors.As(err, &halt):
 		return err
 	case errors.As(err, &port):
-		return vm.fault(&GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
 	case errors.As(err, &call):
-		return vm.fault(&GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
 	case errors.As(err, &pointer):
-		return vm.fault(&GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
 	}
 	return err
 }
 
 // mmioFault tells a write to protected memory, which page-table KVM reports as
 // MMIO, from an access to an address that has no memory.
-func (vm *VM) mmioFault(m kvm.MMIO) error {
-	kind := FaultMMIO
+func (vm *VM) mmioFault(v *kvm.VCPU) error {
+	m, kind := v.MMIO(), FaultMMIO
 	if m.Addr < vm.mem.Size() {
 		kind = FaultTranslation
 	}
-	return vm.fault(&GuestError{Kind: kind, Addr: m.Addr})
+	return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 }
 
 // internalFault carries the refused instruction.
-func (vm *VM) internalFault(x kvm.InternalError) error {
-	return vm.fault(&GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
+func (vm *VM) internalFault(v *kvm.VCPU) error {
+	x := v.InternalError()
+	return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
 }
 
 // runError explains what KVM_RUN itself answered.
-func (vm *VM) runError(errno syscall.Errno) error {
+func (vm *VM) runError(v *kvm.VCPU, errno syscall.Errno) error {
 	if errno == syscall.EFAULT {
 		// KVM_RUN leaves the address in kvm_run only on newer kernels.
 		e := &GuestError{Kind: FaultTranslation, Addr: noAddr}
-		if gpa, ok := vm.vcpu.MemoryFault(); ok {
+		if gpa, ok := v.MemoryFault(); ok {
 			e.Addr = gpa
 		}
-		return vm.fault(e)
+		return vm.fault(v, e)
 	}
 	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
 }

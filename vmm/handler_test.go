@@ -114,15 +114,14 @@ func TestHandler(t *testing.T) {
 		cr2    uint64
 		setup  func(*guest)
 	}{
-		{name: "#UD", vector: vecUD, insn: []byte{0x0f, 0x0b}, skip: 2},                                                                       // ud2
-		{name: "#BP", vector: vecBP, insn: []byte{0xcc}, after: 1},                                                                            // int3
-		{name: "#DE", vector: 0, insn: []byte{0xf7, 0xf1}, skip: 2, setup: func(g *guest) { g.emit(0x31, 0xc9) }},                             // xor ecx, ecx; div ecx
-		{name: "#PF at address 8", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, code: 4, cr2: 8},                                         // mov al, [rbx]
-		{name: "#PF beyond memory", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, code: 4, cr2: testMem},                                  //
-		{name: "#PF at a write beyond memory", vector: vecPF, insn: []byte{0x88, 0x03}, skip: 2, code: 6, cr2: 1 << 40},                       // mov [rbx], al
-		{name: "#PF at the monitor's", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, code: 5, cr2: uint64(sealedTSS)},                     //
-		{name: "#PF at boot information", vector: vecPF, insn: []byte{0x88, 0x03}, skip: 2, code: 7, cr2: uint64(gpaBootInfo)},                //
-		{name: "#GP of rdmsr", vector: vecGP, insn: []byte{0x0f, 0x32}, skip: 2},                                                              // rdmsr
+		{name: "#UD", vector: vecUD, insn: []byte{0x0f, 0x0b}, skip: 2},                                                 // ud2
+		{name: "#BP", vector: vecBP, insn: []byte{0xcc}, after: 1},                                                      // int3
+		{name: "#DE", vector: 0, insn: []byte{0xf7, 0xf1}, skip: 2, setup: func(g *guest) { g.emit(0x31, 0xc9) }},       // xor ecx, ecx; div ecx
+		{name: "#PF at address 8", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, cr2: 8},                            // mov al, [rbx]
+		{name: "#PF beyond memory", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, cr2: testMem},                     //
+		{name: "#PF at a write beyond memory", vector: vecPF, insn: []byte{0x88, 0x03}, skip: 2, code: 2, cr2: 1 << 40}, // mov [rbx], al
+		{name: "#PF at the monitor's", vector: vecPF, insn: []byte{0x8a, 0x03}, skip: 2, cr2: uint64(sealedTSS)},
+		{name: "#PF at boot information", vector: vecPF, insn: []byte{0x88, 0x03}, skip: 2, code: 3, cr2: uint64(gpaBootInfo)},                //
 		{name: "#GP of a selector", vector: vecGP, insn: []byte{0x0f, 0xa1}, skip: 2, code: 0xffe8, setup: func(g *guest) { g.push(0xffeb) }}, // pop fs
 		{name: "#GP not canonical", vector: vecGP, insn: []byte{0x8a, 0x03}, skip: 2, cr2: 1 << 63},                                           //
 		{name: "#XM", vector: 19, insn: []byte{0x0f, 0x5e, 0xc0}, skip: 3, setup: func(g *guest) { // 0/0 with all exceptions on
@@ -216,6 +215,9 @@ func TestSealsHaveNoHandler(t *testing.T) {
 		{"out 0x80, al", 0, func(g *guest) uint64 { return g.emit(0xe6, 0x80) }, FaultPort},
 		{"hlt", 0, func(g *guest) uint64 { return g.emit(0xf4) }, FaultHLT},
 		{"wrmsr of MSR 0", 0, func(g *guest) uint64 { g.emit(0x31, 0xc9); return g.emit(0x0f, 0x30) }, FaultPrivileged}, // xor ecx, ecx; wrmsr
+		{"rdmsr", 0, func(g *guest) uint64 { return g.emit(0x0f, 0x32) }, FaultPrivileged},
+		{"mov cr3, rax", 0, func(g *guest) uint64 { return g.emit(0x0f, 0x22, 0xd8) }, FaultPrivileged},
+		{"invlpg [rbx]", dataAddr, func(g *guest) uint64 { return g.emit(0x0f, 0x01, 0x3b) }, FaultPrivileged},
 		{"lgdt beyond memory", testMem - 9, func(g *guest) uint64 { return g.emit(0x0f, 0x01, 0x13) }, FaultPrivileged},
 		{"lgdt from the monitor's", uint64(gpaGDT), func(g *guest) uint64 { return g.emit(0x0f, 0x01, 0x13) }, FaultPrivileged},
 		{"lidt from page 0", 8, func(g *guest) uint64 { return g.emit(0x0f, 0x01, 0x1b) }, FaultPrivileged},
@@ -230,6 +232,9 @@ func TestSealsHaveNoHandler(t *testing.T) {
 			e := faultOf(t, &g, nil)
 			if e.Kind != tt.kind || e.RIP != insn && e.RIP != tt.addr {
 				t.Errorf("Run() = %v; want kind %q, rip %#x", e, tt.kind, insn)
+			}
+			if e.Regs.RBX != tt.addr || e.Regs.RIP != e.RIP || e.Regs.RDI != 0x10000 {
+				t.Errorf("registers = %+v; want rip %#x, rbx %#x, rdi 0x10000", e.Regs, e.RIP, tt.addr)
 			}
 		})
 	}

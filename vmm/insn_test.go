@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -16,35 +17,35 @@ func TestSealedInstructions(t *testing.T) {
 		asm     string
 		code    []byte
 		vectors []uint8
-		kind    FaultKind
-		after   uint64 // what rip is past the instruction's start
+		kind    FaultKind // -1: FaultPrivileged for #GP, which not every processor raises
+		after   uint64    // what rip is past the instruction's start
 	}{
 		{"ud2", []byte{0x0f, 0x0b}, ud, FaultException, 0},
 		{"syscall", []byte{0x0f, 0x05}, ud, FaultException, 0},
-		{"sysret", []byte{0x0f, 0x07}, any, FaultException, 0},
+		{"sysret", []byte{0x0f, 0x07}, any, -1, 0},
 		{"sysenter", []byte{0x0f, 0x34}, any, FaultException, 0},
-		{"sysexit", []byte{0x0f, 0x35}, any, FaultException, 0},
+		{"sysexit", []byte{0x0f, 0x35}, any, -1, 0},
 		{"int3", []byte{0xcc}, []uint8{vecBP}, FaultException, 1},
 		{"icebp", []byte{0xf1}, []uint8{vecDB, vecUD}, FaultException, 1},
 		{"hlt", []byte{0xf4}, gp, FaultHLT, 0},
-		{"mov rax, cr0", []byte{0x0f, 0x20, 0xc0}, gp, FaultException, 0},
-		{"mov cr0, rax", []byte{0x0f, 0x22, 0xc0}, gp, FaultException, 0},
-		{"mov cr2, rax", []byte{0x0f, 0x22, 0xd0}, gp, FaultException, 0},
-		{"mov rax, cr3", []byte{0x0f, 0x20, 0xd8}, gp, FaultException, 0},
-		{"mov cr3, rax", []byte{0x0f, 0x22, 0xd8}, gp, FaultException, 0},
-		{"mov cr4, rax", []byte{0x0f, 0x22, 0xe0}, gp, FaultException, 0},
-		{"mov cr8, rax", []byte{0x44, 0x0f, 0x22, 0xc0}, gp, FaultException, 0},
-		{"mov rax, dr7", []byte{0x0f, 0x21, 0xf8}, gp, FaultException, 0},
-		{"mov dr0, rax", []byte{0x0f, 0x23, 0xc0}, gp, FaultException, 0},
-		{"rdmsr", []byte{0x0f, 0x32}, gp, FaultException, 0},
-		{"swapgs", []byte{0x0f, 0x01, 0xf8}, gp, FaultException, 0},
-		{"invlpg [rbx]", []byte{0x0f, 0x01, 0x3b}, gp, FaultException, 0},
-		{"wbinvd", []byte{0x0f, 0x09}, gp, FaultException, 0},
-		{"invd", []byte{0x0f, 0x08}, gp, FaultException, 0},
-		{"clts", []byte{0x0f, 0x06}, gp, FaultException, 0},
-		{"lmsw eax", []byte{0x0f, 0x01, 0xf0}, gp, FaultException, 0},
-		{"lldt ax", []byte{0x0f, 0x00, 0xd0}, gp, FaultException, 0},
-		{"xsetbv", []byte{0x0f, 0x01, 0xd1}, any, FaultException, 0},
+		{"mov rax, cr0", []byte{0x0f, 0x20, 0xc0}, gp, FaultPrivileged, 0},
+		{"mov cr0, rax", []byte{0x0f, 0x22, 0xc0}, gp, FaultPrivileged, 0},
+		{"mov cr2, rax", []byte{0x0f, 0x22, 0xd0}, gp, FaultPrivileged, 0},
+		{"mov rax, cr3", []byte{0x0f, 0x20, 0xd8}, gp, FaultPrivileged, 0},
+		{"mov cr3, rax", []byte{0x0f, 0x22, 0xd8}, gp, FaultPrivileged, 0},
+		{"mov cr4, rax", []byte{0x0f, 0x22, 0xe0}, gp, FaultPrivileged, 0},
+		{"mov cr8, rax", []byte{0x44, 0x0f, 0x22, 0xc0}, gp, FaultPrivileged, 0},
+		{"mov rax, dr7", []byte{0x0f, 0x21, 0xf8}, gp, FaultPrivileged, 0},
+		{"mov dr0, rax", []byte{0x0f, 0x23, 0xc0}, gp, FaultPrivileged, 0},
+		{"rdmsr", []byte{0x0f, 0x32}, gp, FaultPrivileged, 0},
+		{"swapgs", []byte{0x0f, 0x01, 0xf8}, gp, FaultPrivileged, 0},
+		{"invlpg [rbx]", []byte{0x0f, 0x01, 0x3b}, gp, FaultPrivileged, 0},
+		{"wbinvd", []byte{0x0f, 0x09}, gp, FaultPrivileged, 0},
+		{"invd", []byte{0x0f, 0x08}, gp, FaultPrivileged, 0},
+		{"clts", []byte{0x0f, 0x06}, gp, FaultPrivileged, 0},
+		{"lmsw eax", []byte{0x0f, 0x01, 0xf0}, gp, FaultPrivileged, 0},
+		{"lldt ax", []byte{0x0f, 0x00, 0xd0}, gp, FaultPrivileged, 0},
+		{"xsetbv", []byte{0x0f, 0x01, 0xd1}, any, -1, 0},
 		{"vmrun", []byte{0x0f, 0x01, 0xd8}, any, FaultException, 0},
 		{"vmxon [rbx]", []byte{0xf3, 0x0f, 0xc7, 0x33}, any, FaultException, 0},
 		{"clac", []byte{0x0f, 0x01, 0xca}, any, FaultException, 0},
@@ -52,6 +53,8 @@ func TestSealedInstructions(t *testing.T) {
 		{"mov cs, eax", []byte{0x8e, 0xc8}, ud, FaultException, 0},
 		{"lock cli", []byte{0xf0, 0xfa}, any, FaultException, 0},
 		{"16 bytes", append(bytes.Repeat([]byte{0x66}, 15), 0x90), gp, FaultException, 0},
+		{"mov al, [1<<47]", []byte{0xa0, 0, 0, 0, 0, 0, 0x80, 0, 0}, gp, FaultException, 0},
+		{"mov [1<<63], eax", []byte{0xa3, 0, 0, 0, 0, 0, 0, 0, 0x80}, gp, FaultException, 0},
 		{"wrmsr of MSR 0", []byte{0x31, 0xc9, 0x0f, 0x30}, gp, FaultPrivileged, 2}, // xor ecx, ecx first
 	} {
 		t.Run(tt.asm, func(t *testing.T) {
@@ -63,6 +66,16 @@ func TestSealedInstructions(t *testing.T) {
 			at := e.RIP == insn+tt.after
 			if tt.asm == "icebp" { // a trap on a processor, a fault on page-table KVM, unknown to QEMU
 				at = at || e.RIP == insn
+			}
+			if tt.kind == -1 {
+				tt.kind = FaultException
+				if e.Vector == vecGP {
+					tt.kind = FaultPrivileged
+				}
+			}
+			hint := fmt.Sprintf("refused instruction (try --ring 0), vector 13, error code 0x0, rip=%#x, bytes at rip: % x", insn, tt.code)
+			if got := strings.HasPrefix(e.Error(), "guest fault: "+hint); tt.after == 0 && got != (tt.kind == FaultPrivileged) {
+				t.Errorf("Error() = %q; want that it begins with %q: %t", e, hint, !got)
 			}
 			if e.Kind != tt.kind || !slices.Contains(tt.vectors, e.Vector) || !at || e.Addr != noAddr {
 				t.Errorf("Run() = %v; want kind %q, one of vectors %d, rip %#x", e, tt.kind, tt.vectors, insn+tt.after)

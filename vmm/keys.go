@@ -46,16 +46,24 @@ func usesKeys(img *loader.Image) bool {
 	return false
 }
 
-// setUpKeys looks at what the kernel and the configuration ask for. It comes
-// before anything that reads the segments.
-func (vm *VM) setUpKeys(img *loader.Image) error {
+// agree holds the kernel against the configuration. It comes before anything that
+// reads the segments.
+func (vm *VM) agree(img *loader.Image) error {
 	if vm.cfg.SealExecOnly {
 		sealText(img)
 	}
-	if vm.cfg.Ring == RingSealed || !usesKeys(img) {
-		return nil
+	switch most := img.MaxMemory(); {
+	case vm.cfg.Memory > most:
+		return configError("guest memory of %s: an hvt guest has at most %s, unless it has uvm's own note and says that it is sealed",
+			formatBytes(vm.cfg.Memory), formatBytes(most))
+	case vm.cfg.Ring == RingSealed:
+	case vm.cfg.Memory > hvtMaxMem:
+		return configError("guest memory of %s: in ring 0 there are at most %s: run it in ring %s",
+			formatBytes(vm.cfg.Memory), formatBytes(hvtMaxMem), RingSealed)
+	case usesKeys(img):
+		return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
 	}
-	return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
+	return nil
 }
 
 // codeView is what instructions can be fetched from: what the guest may read,
@@ -141,13 +149,13 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 		errno = s.vm.vcpu.Run()
 	}
 	if errno != 0 {
-		return s.vm.runError(errno)
+		return s.vm.runError(s.vm.vcpu, errno)
 	}
 	io := s.vm.vcpu.IO()
 	if reason := s.vm.vcpu.Reason(); reason != kvm.ExitIO || io.Port >= sealedVectors {
 		return noKeys("WRPKRU ended with exit " + reason.String())
 	}
-	f, _, sregs, err := s.frame(io.Port)
+	f, err := s.frame(io.Port)
 	if err != nil {
 		return err
 	}
@@ -157,7 +165,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 		return noKeys("WRPKRU is not a valid instruction")
 	case f.vector == vecUD:
 		return noKeys("a read that a key forbids went through")
-	case f.vector != vecPF || f.code != want || sregs.CR2 != secret:
+	case f.vector != vecPF || f.code != want || f.sregs.CR2 != secret:
 		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
 	}
 	user := s.userSregs

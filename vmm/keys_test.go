@@ -93,7 +93,7 @@ func TestKeyedMap(t *testing.T) {
 	} {
 		for i := range maps {
 			if m := &maps[i]; m.start <= tt.at && tt.at < m.end {
-				if e := m.entry(tt.at); e>>59&15 != tt.key || (e>>63 == 0) != tt.exec {
+				if e := m.entry(tt.at, pteP|pteU, pteRW); e>>59&15 != tt.key || (e>>63 == 0) != tt.exec {
 					t.Errorf("entry of %v = %#x; want key %d, executable %t", tt.at, e, tt.key, tt.exec)
 				}
 			}

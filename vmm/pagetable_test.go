@@ -51,6 +51,14 @@ func walk(t testing.TB, mem *memory.Memory, va uint64) (pa uint64, perm memory.P
 	}
 }
 
+// ring0Tables writes the page tables of a guest in ring 0.
+func ring0Tables(t *testing.T, mem *memory.Memory) {
+	t.Helper()
+	if _, err := (&VM{mem: mem}).pageTables(ring0Map(mem.Size()), pteP|pteA, pteRW); err != nil {
+		t.Fatalf("pageTables(%s) = %v; want nil", formatBytes(mem.Size()), err)
+	}
+}
+
 func TestPageTables(t *testing.T) {
 	for _, size := range []uint64{2 << 20, 4 << 20, 64 << 20, 1 << 30, 1<<30 + 2<<20, 4 << 30} {
 		t.Run(formatBytes(size), func(t *testing.T) {
@@ -59,9 +67,7 @@ func TestPageTables(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer mem.Close()
-			if err := ring0PageTables(mem); err != nil {
-				t.Fatalf("ring0PageTables(%d) = %v; want nil", size, err)
-			}
+			ring0Tables(t, mem)
 			check := func(va uint64, want memory.Perm) {
 				t.Helper()
 				pa, perm := walk(t, mem, va)
@@ -101,9 +107,7 @@ func TestPageTableWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	if err := ring0PageTables(mem); err != nil {
-		t.Fatal(err)
-	}
+	ring0Tables(t, mem)
 	const rw, ro = entPresent | entWrite | entAccessed, entPresent | entAccessed
 	for _, w := range []struct {
 		at   memory.Addr

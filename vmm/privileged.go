@@ -17,14 +17,16 @@ var (
 
 // privileged carries out the instruction that a #GP stopped at, if it is one of
 // those that an hvt guest may use in ring 0. Every other #GP is the guest's.
-func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+func (s *sealed) privileged(f *trapFrame) error {
 	code := s.vm.bytesAt(f.rip)
-	if port, ok := portAccess(code, regs); ok {
+	if port, ok := portAccess(code, f.regs); ok {
+		e := s.fault(f, FaultPort, uint64(port.Port))
+		e.Err = port
 		if *port == (devices.PortError{Port: hypercall.PortBase, Size: 4, Count: 1, Out: true}) {
 			// The bitmap closes this one as well; what it means is known.
-			return &GuestError{Kind: FaultHypercall, RIP: f.rip, Vector: vecGP, Insn: code, Err: &hypercall.InvalidCallError{}}
+			e.Kind, e.Addr, e.Err = FaultHypercall, 0, &hypercall.InvalidCallError{}
 		}
-		return &GuestError{Kind: FaultPort, RIP: f.rip, Addr: uint64(port.Port), Vector: vecGP, Insn: code, Err: port}
+		return e
 	}
 	in, ok := decode(code)
 	if !ok {
@@ -32,7 +34,7 @@ func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) erro
 	}
 	next := *f
 	next.rip += uint64(in.len)
-	switch s.execute(&in, &next, regs, sregs) {
+	switch s.execute(&in, &next) {
 	case nil:
 	case errHalt:
 		return s.fault(f, FaultHLT, noAddr)
@@ -44,7 +46,8 @@ func (s *sealed) privileged(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) erro
 }
 
 // execute has the effect of in. f is where the guest goes on.
-func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+func (s *sealed) execute(in *insn, f *trapFrame) error {
+	regs, sregs := f.regs, f.sregs
 	switch in.kind {
 	case opWRMSR:
 		value := regs.RDX<<32 | regs.RAX&0xffffffff
@@ -61,7 +64,7 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		}
 		return nil
 	case opLGDT, opLIDT:
-		b, err := s.operand(in, f, regs, 10)
+		b, err := s.view().Readable(in.address(f), 10)
 		if err != nil {
 			return errRefused
 		}
@@ -73,9 +76,9 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		}
 		return nil
 	case opLTR, opMovSeg:
-		return s.loadSelector(in, f, regs, sregs)
+		return s.loadSelector(in, f)
 	case opMovCR2:
-		*register(regs, f, in.rm) = s.cr2
+		*f.register(in.rm) = s.cr2
 		return nil
 	case opRETF:
 		b, err := s.view().Readable(memory.Addr(f.rsp), 16)
@@ -103,43 +106,37 @@ func (s *sealed) execute(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sreg
 		return nil // there are no interrupts
 	case opHLT:
 		return errHalt
+	case opRefused:
+		return errRefused
 	}
-	return s.storeSystem(in, f, regs)
+	return s.storeSystem(in, f)
 }
 
 // storeSystem is SGDT, SIDT, STR, SLDT and SMSW, answered with what the guest
 // believes.
-func (s *sealed) storeSystem(in *insn, f *trapFrame, regs *kvm.Regs) error {
+func (s *sealed) storeSystem(in *insn, f *trapFrame) error {
+	var value []byte
 	switch in.kind {
-	case opSGDT, opSIDT:
-		t := s.gdt
-		if in.kind == opSIDT {
-			t = s.idt
-		}
-		b, err := s.view().Writable(in.address(f, regs), 10)
-		if err != nil {
-			return errRefused
-		}
-		le.PutUint16(b, t.Limit)
-		le.PutUint64(b[2:], t.Base)
-		return nil
-	}
-	value := uint16(0) // SLDT: there is none
-	switch in.kind {
+	case opSGDT:
+		value = le.AppendUint64(le.AppendUint16(nil, s.gdt.Limit), s.gdt.Base)
+	case opSIDT:
+		value = le.AppendUint64(le.AppendUint16(nil, s.idt.Limit), s.idt.Base)
 	case opSTR:
-		value = s.tr
+		value = le.AppendUint16(nil, s.tr)
 	case opSMSW:
-		value = ring0CR0 & 0xffff
+		value = le.AppendUint16(nil, ring0CR0&0xffff)
+	default: // SLDT: there is none
+		value = make([]byte, 2)
 	}
 	if !in.mem {
-		*register(regs, f, in.rm) = uint64(value)
+		*f.register(in.rm) = uint64(le.Uint16(value))
 		return nil
 	}
-	b, err := s.view().Writable(in.address(f, regs), 2)
+	b, err := s.view().Writable(in.address(f), uint64(len(value)))
 	if err != nil {
 		return errRefused
 	}
-	le.PutUint16(b, value)
+	copy(b, value)
 	return nil
 }
 
@@ -147,16 +144,16 @@ func (s *sealed) view() *memory.View { return s.vm.view }
 
 // loadSelector is LTR and MOV to a segment register. The processor keeps the
 // sealed ones; what the guest asks for has to be what they stand for.
-func (s *sealed) loadSelector(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+func (s *sealed) loadSelector(in *insn, f *trapFrame) error {
 	var sel uint16
 	if in.mem {
-		b, err := s.operand(in, f, regs, 2)
+		b, err := s.view().Readable(in.address(f), 2)
 		if err != nil {
 			return errRefused
 		}
 		sel = le.Uint16(b)
 	} else {
-		sel = uint16(*register(regs, f, in.rm))
+		sel = uint16(*f.register(in.rm))
 	}
 	if in.kind == opLTR {
 		return s.loadTR(sel)
@@ -168,39 +165,34 @@ func (s *sealed) loadSelector(in *insn, f *trapFrame, regs *kvm.Regs, sregs *kvm
 	switch in.ext {
 	case es, ss, ds:
 	case fs:
-		sregs.FS.Base = 0
+		f.sregs.FS.Base = 0
 	case gs:
-		sregs.GS.Base = 0
+		f.sregs.GS.Base = 0
 	default:
 		return errRefused
 	}
 	return nil
 }
 
-// operand returns the n bytes of in's memory operand, if the guest may read
-// them. f.rip is the end of the instruction.
-func (s *sealed) operand(in *insn, f *trapFrame, regs *kvm.Regs, n uint64) ([]byte, error) {
-	return s.view().Readable(in.address(f, regs), n)
-}
-
-// address is where a memory operand lies.
-func (in *insn) address(f *trapFrame, regs *kvm.Regs) memory.Addr {
+// address is where a memory operand lies. f.rip is the end of the instruction.
+func (in *insn) address(f *trapFrame) memory.Addr {
 	a := uint64(int64(in.ea.disp))
 	if in.ea.rip {
 		a += f.rip
 	}
 	if in.ea.base != noReg {
-		a += *register(regs, f, in.ea.base)
+		a += *f.register(in.ea.base)
 	}
 	if in.ea.index != noReg {
-		a += *register(regs, f, in.ea.index) << in.ea.shift
+		a += *f.register(in.ea.index) << in.ea.shift
 	}
 	return memory.Addr(a)
 }
 
 // register is the general register of that number, 0 to 15. The stack pointer
 // is the frame's: the processor's own points to the ring-0 stack.
-func register(regs *kvm.Regs, f *trapFrame, n uint8) *uint64 {
+func (f *trapFrame) register(n uint8) *uint64 {
+	regs := f.regs
 	return [...]*uint64{
 		&regs.RAX, &regs.RCX, &regs.RDX, &regs.RBX, &f.rsp, &regs.RBP, &regs.RSI, &regs.RDI,
 		&regs.R8, &regs.R9, &regs.R10, &regs.R11, &regs.R12, &regs.R13, &regs.R14, &regs.R15,

@@ -24,18 +24,14 @@ type KVMInfo struct {
 func ProbeKVM(path string) (*KVMInfo, error) {
 	vm := &VM{cfg: Config{KVM: path, Memory: hvtPage}, timer: devices.NewBootTimer()}
 	defer vm.release()
-	query, err := vm.openKVM()
-	defer query.wait()
+	if err := vm.openKVM(); err != nil {
+		return nil, err
+	}
+	cpuid, err := vm.createVM(vm.hvtMemory)
 	if err != nil {
 		return nil, err
 	}
-	if err := vm.createVM(); err != nil {
-		return nil, err
-	}
-	if err := query.apply(vm.vcpu); err != nil {
-		return nil, err
-	}
-	info := &KVMInfo{}
+	info := &KVMInfo{CPUIDEntries: len(cpuid.Entries())}
 	for _, c := range []struct {
 		name   string
 		cap    kvm.Cap
@@ -60,7 +56,6 @@ func ProbeKVM(path string) (*KVMInfo, error) {
 		}
 		info.Capabilities = append(info.Capabilities, Capability{c.name, n, c.needed})
 	}
-	info.CPUIDEntries = len(query.cpuid.Entries())
 	if info.TSCKHz, err = vm.vcpu.TSCKHz(); err != nil {
 		return nil, tscError(err)
 	}

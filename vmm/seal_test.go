@@ -55,7 +55,7 @@ func TestSealedMemory(t *testing.T) {
 		{"page 0", 8, all, 0, FaultException},
 		{"end of page 0", 0xfff, all[:2], 0, FaultException},
 		{"end of memory", testMem, all, 0, FaultException},
-		{"page tables' slot", uint64(sealedHighPT), all, 0, FaultException},
+		{"page tables' slot", hvtMaxMem, all, 0, FaultException},
 		{"the top of the lower half", 1<<47 - 0x1000, all, 0, FaultException},
 		{"boot information", 0x10000, all[1:2], codePresent, FaultException},
 		{"end of boot information", 0xfffff, all[1:2], codePresent, FaultException},

@@ -60,18 +60,21 @@ type trapFrame struct {
 	vector, code     uint64
 	rip, rflags, rsp uint64
 	cs, ss           uint64
+	// Borrowed, see kvm.VCPU.State. RIP, RSP and RFLAGS are the stub's there.
+	regs  *kvm.Regs
+	sregs *kvm.Sregs
 }
 
 // pushesCode says whether the exception has an error code on the stack. (A shift
 // by more than the width gives 0: interrupts have none.)
 func (f *trapFrame) pushesCode() bool { return uint64(hasErrorCode)>>f.vector&1 != 0 }
 
-func newSealed(vm *VM, cr4 uint64, tssLimit uint32) *sealed {
+func newSealed(vm *VM, cr4 uint64) *sealed {
 	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
 	return &sealed{vm: vm, userSregs: kvm.Sregs{
 		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
-		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: tssLimit, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
+		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
 		LDT: kvm.Segment{Unusable: 1},
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: 6*8 - 1},
 		IDT: kvm.DTable{Base: uint64(sealedIDT), Limit: 256*16 - 1},
@@ -83,11 +86,11 @@ func newSealed(vm *VM, cr4 uint64, tssLimit uint32) *sealed {
 // port of its vector. nil lets the guest go on.
 func (s *sealed) trap(vector uint16) error {
 	s.traps++
-	f, regs, sregs, err := s.frame(vector)
+	f, err := s.frame(vector)
 	if err != nil {
 		return err
 	}
-	if vector == vecPF && f.rip == syscallSentinel && bytes.HasPrefix(s.vm.bytesAt(regs.RCX-2), []byte{0x0f, 0x05}) {
+	if regs := f.regs; vector == vecPF && f.rip == syscallSentinel && bytes.HasPrefix(s.vm.bytesAt(regs.RCX-2), []byte{0x0f, 0x05}) {
 		// SYSCALL without EFER.SCE, on a KVM that does not honour that: make it
 		// what it should have been.
 		f.vector, f.code, f.rip, f.rflags = vecUD, 0, regs.RCX-2, regs.R11
@@ -96,40 +99,36 @@ func (s *sealed) trap(vector uint16) error {
 	case f.vector == vecDF:
 		return s.fault(f, FaultSeal, noAddr)
 	case f.vector == vecGP:
-		err = s.privileged(f, regs, sregs)
-	case f.vector == vecPF && s.violates(f, sregs.CR2):
-		return s.fault(f, FaultTranslation, sregs.CR2)
+		err = s.privileged(f)
+	case f.vector == vecPF && s.violates(f, f.sregs.CR2):
+		return s.fault(f, FaultTranslation, f.sregs.CR2)
 	default:
 		if f.vector == vecPF {
-			s.cr2 = sregs.CR2
+			s.cr2 = f.sregs.CR2
 		}
 		err = s.deliver(f)
 	}
 	if err != nil {
 		return err
 	}
-	return s.resume(f, regs, sregs)
+	return s.resume(f)
 }
 
 // frame reads the exception frame and checks that it is one that the processor
 // made: everything else means that ring 0 was reached in another way.
-func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error) {
-	regs, err := s.vm.vcpu.Regs()
+func (s *sealed) frame(vector uint16) (*trapFrame, error) {
+	regs, sregs, err := s.vm.vcpu.State()
 	if err != nil {
-		return nil, nil, nil, kvmError(err)
+		return nil, kvmError(err)
 	}
-	sregs, err := s.vm.vcpu.Sregs()
-	if err != nil {
-		return nil, nil, nil, kvmError(err)
-	}
-	f := &trapFrame{vector: uint64(vector)}
+	f := &trapFrame{vector: uint64(vector), regs: regs, sregs: sregs}
 	size := uint64(5 * 8)
 	if f.pushesCode() {
 		size += 8
 	}
 	b, err := s.vm.mem.At(sealedStack-memory.Addr(size), size)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	if size > 40 {
 		f.code, b = le.Uint64(b), b[8:]
@@ -139,17 +138,18 @@ func (s *sealed) frame(vector uint16) (*trapFrame, *kvm.Regs, *kvm.Sregs, error)
 	stub := uint64(sealedStubs) + uint64(vector)*stubSize
 	if regs.RSP != uint64(sealedStack)-size || f.cs != selUserCode && f.rip != syscallSentinel ||
 		sregs.CS.Selector != selKernelCode || regs.RIP != stub && regs.RIP != stub+2 {
-		return nil, nil, nil, s.fault(f, FaultSeal, noAddr)
+		return nil, s.fault(f, FaultSeal, noAddr)
 	}
-	return f, &regs, &sregs, nil
+	return f, nil
 }
 
 // resume continues the guest in ring 3 where f says.
-func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
+func (s *sealed) resume(f *trapFrame) error {
+	regs, sregs := f.regs, f.sregs
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetAll(regs, sregs); err != nil {
+	if err := s.vm.vcpu.SetState(); err != nil {
 		return kvmError(err)
 	}
 	return nil
@@ -157,8 +157,9 @@ func (s *sealed) resume(f *trapFrame, regs *kvm.Regs, sregs *kvm.Sregs) error {
 
 // Bits of a page fault's error code.
 const (
-	pfWrite = 1 << 1
-	pfFetch = 1 << 4
+	pfPresent = 1 << 0
+	pfUser    = 1 << 2
+	pfFetch   = 1 << 4
 )
 
 // violates says whether a page fault is one that the guest's own view of its
@@ -203,7 +204,7 @@ func (s *sealed) deliver(f *trapFrame) error {
 	rsp &^= 15
 	frame := []uint64{f.rip, abiCode, f.rflags &^ flagsIF, f.rsp, abiData}
 	if f.pushesCode() {
-		frame = append([]uint64{f.code}, frame...)
+		frame = append([]uint64{s.codeFor(f)}, frame...)
 	}
 	size := uint64(len(frame)) * 8
 	stack, err := view.Writable(memory.Addr(rsp-size), size)
@@ -215,6 +216,19 @@ func (s *sealed) deliver(f *trapFrame) error {
 	}
 	f.rip, f.rsp, f.rflags = handler, rsp-size, f.rflags&^flagsTF
 	return nil
+}
+
+// codeFor is the error code that the guest's handler finds. A page fault's is that
+// of ring 0 under tables of its own, which know no NX and nothing of the
+// monitor's memory.
+func (s *sealed) codeFor(f *trapFrame) uint64 {
+	switch {
+	case f.vector != vecPF:
+		return f.code
+	case s.cr2 < uint64(gpaBootInfo):
+		return f.code &^ (pfPresent | pfUser | pfFetch)
+	}
+	return f.code &^ (pfUser | pfFetch)
 }
 
 // istStack reads an interrupt stack pointer from the guest's TSS.
@@ -260,14 +274,16 @@ func (s *sealed) faultAddr(f *trapFrame) uint64 {
 
 func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
 
-// fault ends the guest with a report.
-func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) error {
+// fault is the report of a guest that ends.
+func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) *GuestError {
 	exit := kvm.ExitShutdown // in ring 0 the guest would have ended by a triple fault
 	if kind == FaultHLT {
 		exit = kvm.ExitHLT
 	}
-	return &GuestError{
+	e := &GuestError{
 		Kind: kind, RIP: f.rip, Addr: addr, Exit: uint32(exit),
-		Vector: uint8(f.vector), Code: f.code, Key: s.vm.keyOf(f, addr), Insn: s.vm.bytesAt(f.rip),
+		Vector: uint8(f.vector), Code: f.code, Key: s.vm.keyOf(f, addr), Insn: s.vm.bytesAt(f.rip), Regs: *f.regs,
 	}
+	e.Regs.RIP, e.Regs.RSP, e.Regs.RFLAGS = f.rip, f.rsp, f.rflags
+	return e
 }

@@ -24,8 +24,8 @@ func walkSealed(t testing.TB, vm *VM, va uint64) (pa uint64, r pageRights) {
 	table := uint64(gpaPML4)
 	for shift := uint(39); ; shift -= 9 {
 		mem, off := vm.mem, table
-		if table >= uint64(sealedHighPT) {
-			mem, off = vm.tables, table-uint64(sealedHighPT)
+		if above := uint64(vm.tablesAt()); table >= above {
+			mem, off = vm.tables, table-above
 		} else if table >= uint64(gpaBootInfo) {
 			t.Fatalf("page table for %#x at %#x: the guest can read it", va, table)
 		}
@@ -177,7 +177,7 @@ func TestSealedPageTables(t *testing.T) {
 					t.Fatalf("page %#x: Readable() = nil; want an error", a)
 				}
 			}
-			for _, a := range []uint64{l.size, l.size + 2*mib, 1 << 32, uint64(sealedHighPT) + 0x1000, 1 << 39, 1 << 46, 1<<64 - 1<<47, 1<<64 - 0x1000} {
+			for _, a := range []uint64{l.size, l.size + 2*mib, 1 << 32, uint64(vm.tablesAt()) + 0x1000, 1 << 39, 1 << 46, 1<<64 - 1<<47, 1<<64 - 0x1000} {
 				if pa, got := walkSealed(t, vm, a); got.present {
 					t.Errorf("page %#x beyond memory = %#x, %+v; want none", a, pa, got)
 				}

@@ -6,7 +6,8 @@ import "testing"
 // volume 2, section 12.2.5): a port is open if its bit is there and zero. The
 // bus refuses what the bitmap lets through; this is the wall in front of it.
 func TestSealedTSS(t *testing.T) {
-	b := sealedTSSBytes()
+	b := make([]byte, sealedTSSSize)
+	fillTSS(b)
 	base := int(le.Uint16(b[102:]))
 	for port := range 1 << 16 {
 		i := base + port/8
@@ -26,10 +27,8 @@ func TestSealedTSS(t *testing.T) {
 // TestSealedIDT checks that every gate leads to its stub in ring 0, and that
 // ring 3 may raise only what INT3 and INTO raise.
 func TestSealedIDT(t *testing.T) {
-	idt, stubs := sealedIDTBytes(), sealedStubBytes()
-	if len(idt) != 256*16 || len(stubs) != 256*stubSize {
-		t.Fatalf("tables = %d, %d bytes; want %d, %d", len(idt), len(stubs), 256*16, 256*stubSize)
-	}
+	idt, stubs := make([]byte, 256*16), make([]byte, 256*stubSize)
+	fillIDT(idt, stubs)
 	for v := range 256 {
 		want := gate(uint64(sealedStubs)+uint64(v)*stubSize, 0, 0x8e, selKernelCode)
 		if v == vecBP || v == vecOF {
@@ -64,7 +63,7 @@ func TestSealedRegisters(t *testing.T) {
 	if s.EFER&(sce|nxe) != nxe || s.CR0&wp == 0 {
 		t.Errorf("efer = %#x, cr0 = %#x; want NXE without SCE, and WP", s.EFER, s.CR0)
 	}
-	if limit := uint32(len(sealedTSSBytes()) - 1); s.TR.Limit != limit || s.TR.Base != uint64(sealedTSS) {
+	if limit := uint32(sealedTSSSize - 1); s.TR.Limit != limit || s.TR.Base != uint64(sealedTSS) {
 		t.Errorf("tr = %+v; want base %v, limit %#x", s.TR, sealedTSS, limit)
 	}
 	if regs.RFLAGS != 2 || regs.RSP != testMem-8 || regs.RDI != 0x10000 || regs.RIP != codeAddr {

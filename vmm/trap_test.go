@@ -36,7 +36,7 @@ func trapRig(t testing.TB) *sealed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newSealed(&VM{mem: mem, view: view}, ring0CR4, 0)
+	return newSealed(&VM{mem: mem, view: view}, ring0CR4)
 }
 
 // choices turns fuzz input into a guest's state: it prefers values at the
@@ -95,11 +95,11 @@ func trapOnce(t *testing.T, s *sealed, in []byte) {
 	s.cr2, s.tr = c.addr(), le.Uint16(c.bytes(2))
 	f := &trapFrame{vector: [...]uint64{vecGP, vecUD, vecPF, vecBP, vecDB, 17, 255, uint64(c.byte())}[c.byte()&7]}
 	f.code, f.rip, f.rflags, f.rsp = uint64(le.Uint32(c.bytes(4))), c.addr(), c.addr(), c.addr()
-	var regs kvm.Regs
-	for i := range uint8(16) {
-		*register(&regs, f, i) = c.addr()
-	}
 	sregs := s.userSregs
+	f.regs, f.sregs = new(kvm.Regs), &sregs
+	for i := range uint8(16) {
+		*f.register(i) = c.addr()
+	}
 	put(s, f.rip, c.bytes(15))
 	put(s, f.rsp, words(c.addr(), [...]uint64{8, 0, 8, 0x1b}[c.byte()&3], c.addr(), c.addr(), [...]uint64{0x10, 0, 0x10, 0x23}[c.byte()&3]))
 	if gate := c.bytes(16); c.byte()&3 != 0 {
@@ -118,7 +118,7 @@ func trapOnce(t *testing.T, s *sealed, in []byte) {
 	canonicalBefore := canonical(f.rip) && canonical(f.rip+15)
 	var err error
 	if f.vector == vecGP {
-		err = s.privileged(f, &regs, &sregs)
+		err = s.privileged(f)
 	} else {
 		s.violates(f, s.cr2)
 		err = s.deliver(f)
@@ -196,7 +196,7 @@ func TestDeliverFrame(t *testing.T) {
 		s.idt, s.tss = kvm.DTable{Base: idt, Limit: 0xfff}, kvm.DTable{Base: tss, Limit: 103}
 		put(s, idt+tt.vector*16, gate(handler, tt.ist, 0x8e, 8))
 		put(s, tss+36+uint64(max(tt.ist, 1)-1)*8, words(ist))
-		f := &trapFrame{vector: tt.vector, code: 0xec, rip: rigText, rflags: flags | flagsIF, rsp: stack}
+		f := &trapFrame{vector: tt.vector, code: 0xec, rip: rigText, rflags: flags | flagsIF, rsp: stack, regs: new(kvm.Regs)}
 		if err := s.deliver(f); err != nil {
 			t.Errorf("deliver(%s) = %v; want nil", tt.name, err)
 			continue
@@ -307,7 +307,7 @@ func TestDeliverUnusable(t *testing.T) {
 		s := trapRig(t)
 		s.idt, s.tss = kvm.DTable{Base: idt, Limit: 0xfff}, kvm.DTable{Base: tss, Limit: 103}
 		put(s, idt+vecUD*16, gate(handler, 0, 0x8e, 8))
-		f := &trapFrame{vector: vecUD, rip: rigText, rsp: stack}
+		f := &trapFrame{vector: vecUD, rip: rigText, rsp: stack, regs: new(kvm.Regs)}
 		tt.setup(s, f)
 		before := *f
 		low := bytes.Clone(s.vm.mem.Host()[:rigData])
@@ -324,6 +324,38 @@ func TestDeliverUnusable(t *testing.T) {
 		var e *GuestError
 		if !errors.As(err, &e) || e.Kind != FaultException || e.Vector != vecUD || e.RIP != rigText || *f != before {
 			t.Errorf("deliver(%s) = %v; want kind %q, vector %d, rip %#x", tt.name, err, FaultException, vecUD, rigText)
+		}
+	}
+}
+
+// TestDeliverPageFault has the error codes of page faults: what a handler finds is
+// what ring 0 would have shown, under tables without NX or the monitor's pages.
+func TestDeliverPageFault(t *testing.T) {
+	const idt, handler, stack = rigData, rigText + 0x40, 0x180000
+	for _, tt := range []struct {
+		name            string
+		code, cr2, want uint64
+	}{
+		{"read of page 0", codeUser, 8, 0},
+		{"write to page 0", codeUser | codeWrite, 8, codeWrite},
+		{"jump to page 0", codeUser | codeFetch, 0, 0},
+		{"read of the monitor's", codeUser | codePresent, uint64(sealedTSS), 0},
+		{"write to the monitor's", codeUser | codePresent | codeWrite, uint64(gpaBootInfo) - 1, codeWrite},
+		{"write to boot information", codeUser | codePresent | codeWrite, uint64(gpaBootInfo), codePresent | codeWrite},
+		{"read beyond memory", codeUser, testMem, 0},
+		{"write beyond memory", codeUser | codeWrite, testMem, codeWrite},
+		{"jump beyond memory", codeUser | codeFetch, testMem, 0},
+	} {
+		s := trapRig(t)
+		s.idt, s.cr2 = kvm.DTable{Base: idt, Limit: 0xfff}, tt.cr2
+		put(s, idt+vecPF*16, gate(handler, 0, 0x8e, 8))
+		f := &trapFrame{vector: vecPF, code: tt.code, rip: rigText, rsp: stack, regs: new(kvm.Regs)}
+		if err := s.deliver(f); err != nil {
+			t.Errorf("deliver(%s) = %v; want nil", tt.name, err)
+			continue
+		}
+		if b, err := s.vm.mem.At(memory.Addr(f.rsp), 8); err != nil || le.Uint64(b) != tt.want {
+			t.Errorf("deliver(%s) pushed error code % x, %v; want %#x", tt.name, b, err, tt.want)
 		}
 	}
 }

@@ -23,14 +23,16 @@ type VM struct {
 	log   *slog.Logger
 	timer *devices.BootTimer
 
-	sys  *kvm.System
-	kvm  *kvm.VM
-	vcpu *kvm.VCPU
-	mem  *memory.Memory
-	view *memory.View
-	code *memory.View // what can be fetched, where that is more than view; else nil
-	wake *hostio.Event
+	sys   *kvm.System
+	kvm   *kvm.VM
+	vcpus []*kvm.VCPU
+	vcpu  *kvm.VCPU // the first one
+	mem   *memory.Memory
+	view  *memory.View
+	code  *memory.View // what can be fetched, where that is more than view; else nil
+	wake  *hostio.Event
 
+	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
 	tables *memory.Memory // sealed: page tables that do not fit below the guest
 	keyed  []mapping      // sealed: memory with a protection key
@@ -77,27 +79,35 @@ func New(cfg Config) (*VM, error) {
 	return vm, nil
 }
 
-// build is all the wiring of a VM: kernel, devices, KVM, memory, vCPU.
+// build decides by the kernel which machine it is.
 func (vm *VM) build() error {
 	cfg := &vm.cfg
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	// What KVM says of CPUID takes longest, so it is asked first; what is wrong
-	// with the kernel or the devices is still reported before KVM's errors.
-	query, kvmErr := vm.openKVM()
-	defer query.wait()
-
+	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
 	img, err := openKernel(cfg)
 	if err != nil {
 		return err
 	}
 	defer img.Close()
+	if img.Kind != loader.KindHVT {
+		return vm.buildPC(img, kvmErr)
+	}
+	return vm.buildHVT(img, kvmErr)
+}
+
+// buildHVT is all the wiring of an hvt guest: devices, KVM, memory, vCPU.
+func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
+	cfg := &vm.cfg
+	if err := cfg.checkHVT(); err != nil {
+		return err
+	}
 	kernelEnd, err := img.Fit(cfg.Memory)
 	if err != nil {
 		return err
 	}
-	if err := vm.setUpKeys(img); err != nil {
+	if err := vm.agree(img); err != nil {
 		return err
 	}
 	cmdline, err := hvtCommandLine(cfg.Args)
@@ -118,7 +128,8 @@ func (vm *VM) build() error {
 	if kvmErr != nil {
 		return kvmErr
 	}
-	if err := vm.createVM(); err != nil {
+	cpuid, err := vm.createVM(vm.hvtMemory)
+	if err != nil {
 		return err
 	}
 	vm.timer.Record(MarkMemory)
@@ -137,13 +148,10 @@ func (vm *VM) build() error {
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
 		return err
 	}
-	if err := query.apply(vm.vcpu); err != nil {
-		return err
-	}
 	if cfg.Ring == RingSealed {
-		err = vm.bootSealed(img, query.cpuid)
+		err = vm.bootSealed(img, cpuid)
 	} else {
-		err = bootRing0(vm.mem, vm.vcpu, img.Entry)
+		err = vm.bootRing0(img.Entry)
 	}
 	if err != nil {
 		return err
@@ -167,72 +175,67 @@ func (vm *VM) build() error {
 
 func openKernel(cfg *Config) (*loader.Image, error) {
 	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile)
+		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	}
-	return loader.Open(cfg.Kernel)
+	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
-// cpuidQuery is a KVM_GET_SUPPORTED_CPUID under way. Where the host is a VM
-// itself, each of some 70 CPUID instructions is an exit to the outer monitor,
-// and the call takes as long as all the rest of New together.
-type cpuidQuery struct {
-	done  chan struct{}
-	cpuid *kvm.CPUID
-	err   error
-}
-
-// openKVM opens the KVM device and starts the query in a goroutine. The query
-// is there even with an error.
-func (vm *VM) openKVM() (*cpuidQuery, error) {
-	q := &cpuidQuery{done: make(chan struct{})}
+func (vm *VM) openKVM() (err error) {
 	path := vm.cfg.KVM
 	if path == "" {
 		path = "/dev/kvm"
 	}
-	var err error
 	if vm.sys, err = kvm.Open(path); err != nil {
-		close(q.done)
-		return q, kvmOpenError(path, err)
+		return kvmOpenError(path, err)
 	}
 	vm.timer.Record(MarkKVM)
-	go func() {
-		q.cpuid, q.err = vm.sys.SupportedCPUID()
-		close(q.done)
-	}()
-	return q, nil
-}
-
-func (q *cpuidQuery) wait() { <-q.done }
-
-// apply gives the vCPU what the query found.
-func (q *cpuidQuery) apply(vcpu *kvm.VCPU) error {
-	q.wait()
-	if q.err != nil {
-		return kvmError(q.err)
-	}
-	if err := vcpu.SetCPUID(q.cpuid); err != nil {
-		return kvmError(err)
-	}
 	return nil
 }
 
-// createVM makes the KVM side: VM, vCPU, memory slot.
-func (vm *VM) createVM() (err error) {
+// createVM makes the KVM side: VM, vCPUs that can do what KVM supports on this
+// host, and memory.
+func (vm *VM) createVM(newMemory func() (*memory.Memory, error)) (cpuid *kvm.CPUID, err error) {
 	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
-		return kvmError(err)
+		return nil, kvmError(err)
 	}
 	vm.timer.Record(MarkVM)
-	if vm.vcpu, err = vm.kvm.CreateVCPU(0); err != nil {
-		return kvmError(err)
+	if vm.pc != nil {
+		if err := vm.kvm.CreatePC(); err != nil {
+			return nil, kvmError(err)
+		}
 	}
-	if vm.mem, err = memory.New(vm.cfg.Memory); err != nil {
-		return &HostError{What: "memory", Err: err}
+	for id := range max(vm.cfg.CPUs, 1) {
+		v, err := vm.kvm.CreateVCPU(id)
+		if err != nil {
+			return nil, kvmError(err)
+		}
+		vm.vcpus = append(vm.vcpus, v)
 	}
-	if err := vm.kvm.SetMemory(0, 0, vm.mem.Host()); err != nil {
-		return kvmError(err)
+	vm.vcpu = vm.vcpus[0]
+	if vm.mem, err = newMemory(); err != nil {
+		return nil, &HostError{What: "memory", Err: err}
 	}
-	return nil
+	for slot, r := range vm.mem.Ranges() {
+		if err := vm.kvm.SetMemory(uint32(slot), uint64(r.Start), r.Host); err != nil {
+			return nil, kvmError(err)
+		}
+	}
+	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
+		return nil, kvmError(err)
+	}
+	for id, v := range vm.vcpus {
+		if vm.pc != nil {
+			topology(cpuid, id, len(vm.vcpus))
+		}
+		if err := v.SetCPUID(cpuid); err != nil {
+			return nil, kvmError(err)
+		}
+	}
+	return cpuid, nil
 }
+
+// hvtMemory makes the memory of an hvt guest.
+func (vm *VM) hvtMemory() (*memory.Memory, error) { return memory.New(vm.cfg.Memory) }
 
 // release gives back whatever was acquired, in the reverse order.
 func (vm *VM) release() error {
@@ -242,7 +245,9 @@ func (vm *VM) release() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	shut(vm.vcpu, vm.vcpu != nil)
+	for _, v := range vm.vcpus {
+		shut(v, true)
+	}
 	shut(vm.kvm, vm.kvm != nil)
 	shut(vm.sys, vm.sys != nil)
 	shut(vm.mem, vm.mem != nil)

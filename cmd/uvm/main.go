@@ -1,4 +1,7 @@
 // Command uvm runs unikernels on KVM.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (
