@@ -153,7 +153,8 @@ func FuzzMMIO(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, kind byte, ops []byte) {
-		fresh := kinds[int(kind)%len(kinds)]
+		k := kinds[int(kind)%len(kinds)]
+		fresh := k.make
 		g := newGuest(t, fresh())
 		for n := 0; len(ops) >= 7 && n < 64; n, ops = n+1, ops[7:] {
 			off, v := uint64(le.Uint16(ops[1:])), le.Uint32(ops[3:])
@@ -190,11 +191,7 @@ func FuzzMMIO(f *testing.F) {
 		g.reload(fresh())
 		drivers := g.start(FeatureEventIdx)
 		last := drivers[len(drivers)-1]
-		last.desc(0, bufBase, 16, descWrite, 0)
-		if _, ok := g.dev.(*Console); ok {
-			last.desc(0, bufBase, 16, 0, 0)
-		}
-		last.offer(0)
+		k.request(last)
 		g.serve()
 		if _, _, ok := last.done(); !ok {
 			t.Error("the device does not work after a reset")

@@ -221,21 +221,20 @@ func TestWakeups(t *testing.T) {
 // TestAllocs: passing chains through costs no memory.
 func TestAllocs(t *testing.T) {
 	for _, kind := range kinds {
-		g := newGuest(t, kind())
+		g := newGuest(t, kind.make())
 		drivers := g.start(FeatureEventIdx | FeatureIndirectDesc)
 		d := drivers[len(drivers)-1]
-		flags := uint16(descWrite)
-		if _, ok := g.dev.(*Console); ok {
-			flags = 0
-		}
-		d.desc(0, bufBase+0x1000, 64, flags, 0)
-		a, table := d.alloc(descSize)
-		copy(table, d.q.desc[:descSize])
-		d.desc(1, a, descSize, descIndirect, 0)
+		kind.request(d) // from here on again and again, as it is and by a table
+		g.serve()
+		d.done()
+		a, table := d.alloc(int(d.free) * descSize)
+		copy(table, d.q.desc)
+		i := d.free
+		d.desc(i, a, uint32(len(table)), descIndirect, 0)
 		buf := make([]byte, 4)
 		run := func() {
 			d.offer(0)
-			d.offer(1)
+			d.offer(i)
 			d.enable(d.used)
 			g.serve()
 			g.m.Read(regInterruptStatus, buf)

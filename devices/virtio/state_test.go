@@ -7,11 +7,15 @@ import (
 	"testing"
 )
 
-// kinds are all kinds of devices that need nothing of the host.
-var kinds = []func() Device{
-	func() Device { return newEcho() },
-	func() Device { return NewRNG() },
-	func() Device { return NewConsole(io.Discard, -1) },
+// kinds are devices that need nothing of the host, each with a request that it
+// serves on its last queue.
+var kinds = []struct {
+	make    func() Device
+	request func(d *driver)
+}{
+	{func() Device { return newEcho() }, func(d *driver) { d.add([][]byte{{1}}, 1) }},
+	{func() Device { return NewRNG() }, func(d *driver) { d.add(nil, 16) }},
+	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.add([][]byte{{1}}) }},
 }
 
 // reload moves the guest's device into a fresh one and compares the states.
@@ -129,7 +133,7 @@ func (g *guest) badState(name string, state []byte, want string) {
 // TestDeviceStates: the devices check theirs.
 func TestDeviceStates(t *testing.T) {
 	for _, kind := range kinds {
-		dev := kind()
+		dev := kind.make()
 		state, err := dev.SaveState()
 		if err != nil {
 			t.Fatal(err)
