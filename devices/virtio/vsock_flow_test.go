@@ -34,12 +34,12 @@ type flow struct {
 	fd          int
 	guest, host uint32
 
-	toHost, toGuest       []byte // still to send
-	hostGot, guestGot     []byte
-	hostEnd, guestEnd     bool
-	alloc, guestFwd       uint32 // the guest's
-	sent, peerFwd, credit uint32
-	guestShut, hostShut   bool
+	toHost, toGuest     []byte // still to send
+	hostGot, guestGot   []byte
+	hostEnd, guestEnd   bool
+	alloc, guestFwd     uint32 // the guest's
+	sent, credit        uint32
+	guestShut, hostShut bool
 }
 
 // guestStep sends what credit allows and looks at what came.

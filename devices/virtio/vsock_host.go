@@ -97,7 +97,7 @@ func (v *Vsock) expire() {
 
 // add takes c, unless there are too many.
 func (v *Vsock) add(c *vsockConn) bool {
-	if len(v.fds) >= vsockMaxConns || v.watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP) != nil {
+	if len(v.fds) >= vsockMaxConns || v.watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT) != nil {
 		return false
 	}
 	v.fds[int32(c.fd)] = c
@@ -141,7 +141,7 @@ func (v *Vsock) serve(c *vsockConn, events uint32) {
 			v.release(c)
 		}
 	}
-	c.readable = c.readable || events&(unix.EPOLLIN|unix.EPOLLRDHUP) != 0
+	c.readable = events&unix.EPOLLIN != 0 // an event says all that is so now
 	if len(c.out) > 0 {
 		c.out = append(c.out[:0], c.write(c.out)...)
 	}
@@ -174,7 +174,7 @@ func (v *Vsock) hello(c *vsockConn) {
 func (v *Vsock) take(c *vsockConn, op, flags uint32, data []byte) bool {
 	switch {
 	case op == vsockResponse && c.state == vsockAsked:
-		c.state, c.readable = vsockOpen, true
+		c.state = vsockOpen
 		// The socket has room for that; if its program is gone, reading will tell.
 		unix.Write(c.fd, fmt.Appendf(nil, "OK %d\n", c.key>>32))
 	case c.state != vsockOpen:

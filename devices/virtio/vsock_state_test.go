@@ -120,6 +120,28 @@ func TestVsockIdle(t *testing.T) {
 	})
 }
 
+// TestVsockCreditUpdate: the guest hears of its credit when half of it is new to it.
+func TestVsockCreditUpdate(t *testing.T) {
+	g := newVsockGuest(t, 0, 4096)
+	fd := g.open(1000, 52)
+	defer unix.Close(fd)
+	data := strings.Repeat("x", vsockBuffer/4)
+	rw := func(n int) []packet {
+		got := g.exchange(guestPacket(1000, 52, vsockRW, data[:n]))
+		g.hostWant("RW", fd, data[:n], "")
+		return got
+	}
+	most := txSize - vsockHeader
+	g.want("less than half", rw(most))
+	g.want("less than half", rw(most))
+	got := rw(2 * vsockHeader)
+	g.want("half", got, hostPacket(1000, 52, vsockCreditUpdate, 0, ""))
+	if got[0].fwd != vsockBuffer/2 {
+		t.Errorf("fwd_cnt = %d; want %d", got[0].fwd, vsockBuffer/2)
+	}
+	g.want("a little more", rw(1000))
+}
+
 // TestVsockRound: a connection that is full of bytes both ways keeps to the round's
 // share, and another round follows.
 func TestVsockRound(t *testing.T) {

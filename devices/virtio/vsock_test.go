@@ -276,9 +276,8 @@ func TestVsockShutdown(t *testing.T) {
 		defer unix.Close(fd)
 		want := g.fillHost(1000, 52)
 		g.want("close", g.exchange(shut(3)), hostPacket(1000, 52, vsockReset, 0, ""))
-		if again := g.open(1000, 52); again >= 0 { // the ports are free
-			unix.Close(again)
-		}
+		again := g.open(1000, 52) // the ports are free
+		defer unix.Close(again)
 		got, end := "", ""
 		for end == "" {
 			var s string
@@ -289,6 +288,8 @@ func TestVsockShutdown(t *testing.T) {
 		if got != want || end != "EOF" {
 			t.Errorf("the host program reads %d bytes and %q; want %d and EOF", len(got), end, len(want))
 		}
+		g.want("RW on the new connection", g.exchange(guestPacket(1000, 52, vsockRW, "new")))
+		g.hostWant("RW on the new connection", again, "new", "")
 	})
 }
 
