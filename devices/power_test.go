@@ -99,7 +99,14 @@ func TestPowerI8042(t *testing.T) {
 			t.Errorf("step %d, command %#x: status %#x when the answer is read; want 0x14", i, c.command, got)
 		}
 	}
-	out(i8042Data, 0xed) // to the keyboard
+	// A command takes one byte; what follows is for the keyboard.
+	out(ResetPort, 0x60)
+	out(i8042Data, 0x47)
+	out(i8042Data, 0xed)
+	if out(ResetPort, 0x20); in(i8042Data) != 0x47 {
+		t.Error("a byte to the keyboard changed the control byte")
+	}
+	out(i8042Data, 0xed)
 	if got := in(ResetPort); got != 0x14 {
 		t.Errorf("status after a byte to the keyboard = %#x; want 0x14: nobody answers", got)
 	}

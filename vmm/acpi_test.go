@@ -122,6 +122,9 @@ func TestFADT(t *testing.T) {
 	if smi := le.Uint32(f[48:]); smi != 0 {
 		t.Errorf("SMI_CMD = %#x; want 0: ACPI mode is on", smi)
 	}
+	if irq, century := le.Uint16(f[46:]), f[108]; irq != 3 || century != 0x32 {
+		t.Errorf("SCI %d, century at %#x; want 3, which no device has, and 0x32", irq, century)
+	}
 	p := devices.NewPower()
 	b := make([]byte, 2)
 	control := uint16(le.Uint32(f[64:]))
