@@ -24,7 +24,6 @@ const (
 	pcStack     memory.Addr = 0x8ff0
 	pcPML4      memory.Addr = 0x9000 // then a PDPT and a PD
 	pcCmdline   memory.Addr = 0x20000
-	pcMPTable   memory.Addr = 0x9fc00
 	pcACPI      memory.Addr = 0xe0000
 	pcHighMem   memory.Addr = 0x100000
 )
@@ -39,8 +38,8 @@ type pcLayout struct {
 // memoryMap is the firmware's view: types 1 (RAM) and 2 (reserved).
 func (l *pcLayout) memoryMap() [][3]uint64 {
 	m := [][3]uint64{
-		{0, uint64(pcMPTable), 1},
-		{uint64(pcMPTable), uint64(pcHighMem - pcMPTable), 2},
+		{0, uint64(mpTableAddr), 1},
+		{uint64(mpTableAddr), uint64(pcHighMem - mpTableAddr), 2},
 	}
 	for _, r := range l.mem.Ranges() {
 		start := max(r.Start, pcHighMem)

@@ -26,15 +26,12 @@ const (
 	maxCPUs  = 16 // what the MP table has room for
 	maxPCMem = 512 << 30
 
-	virtioSize   = 0x1000 // bytes of addresses for each device
-	virtioNotify = 0x50   // its doorbell
-	uartIRQ      = 4
+	uartIRQ = 4
 )
 
-// pcIRQs are the interrupt lines of the virtio devices, in order. Lines 0-4 and 8
-// belong to legacy devices, 9 to ACPI, 13 to the FPU. With ACPI and devices from
-// the command line, Linux finds only those below 16.
-var pcIRQs = [...]uint32{5, 6, 7, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
+// pcIRQs are the interrupt lines of the virtio devices, in order. The others belong
+// to legacy devices, 3 to ACPI, 13 to the FPU.
+var pcIRQs = [...]uint32{5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
 
 // pc is what the vCPUs reach besides memory.
 type pc struct {
@@ -121,7 +118,7 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 	if err := layout.put(pcCmdline, []byte(layout.cmdline+"\x00")); err != nil {
 		return err
 	}
-	if err := layout.put(pcMPTable, mpTable(cfg.CPUs)); err != nil {
+	if err := layout.put(mpTableAddr, mpTable(cfg.CPUs)); err != nil {
 		return err
 	}
 	if err := layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())); err != nil {
@@ -177,14 +174,14 @@ func (vm *VM) wirePC() error {
 		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
 			return kvmError(err)
 		}
-		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtioNotify, 4); err != nil {
+		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4); err != nil {
 			return kvmError(err)
 		}
 	}
 	return nil
 }
 
-func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtioSize }
+func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }
 
 // mmioDevices tells ACPI where the devices are.
 func (p *pc) mmioDevices() (d []mmioDevice) {
@@ -227,9 +224,9 @@ func (p *pc) port(io *kvm.IO) error {
 // mmio is one access to an address without memory, from any vCPU.
 func (p *pc) mmio(m kvm.MMIO) {
 	p.used.Store(true)
-	i, off := (m.Addr-uint64(pcHole))/virtioSize, m.Addr%virtioSize
+	i, off := (m.Addr-uint64(pcHole))/virtio.MMIOSize, m.Addr%virtio.MMIOSize
 	switch {
-	case m.Addr < uint64(pcHole) || i >= uint64(len(p.virtio)) || off+uint64(m.Len) > virtioSize:
+	case m.Addr < uint64(pcHole) || i >= uint64(len(p.virtio)) || off+uint64(m.Len) > virtio.MMIOSize:
 		p.unanswered.Add(1)
 		fill(m.Data, 0xff)
 	case m.Write:

@@ -10,37 +10,15 @@ import (
 	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/internal/hvtelf"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
 )
 
-// pcELF makes a kernel of g's code, entered at its start: by PVH with a note of
-// entrySize bytes, or without one (entrySize 0) by the Linux protocol.
-func pcELF(g *guest, entrySize int) []byte {
-	var note []byte
-	if entrySize > 0 {
-		note = append(imm32(4), imm32(uint32(entrySize))...)
-		note = append(append(note, imm32(18)...), "Xen\x00"...)
-		note = append(note, le64s(codeAddr)[:entrySize]...)
-	}
-	const headers = 64 + 2*56
-	f := make([]byte, 4096)
-	copy(f, "\x7fELF\x02\x01\x01")
-	copy(f[16:], []byte{2, 0, 62, 0, 1})
-	copy(f[24:], le64s(codeAddr, 64))
-	copy(f[52:], []byte{64, 0, 56, 0, 2})
-	size := uint64(len(g.code))
-	copy(f[64:], append(imm32(1), imm32(7)...)) // PT_LOAD
-	copy(f[64+8:], le64s(4096, 0xffffffff81000000, codeAddr, size, size, 4096))
-	copy(f[64+56:], append(imm32(4), imm32(4)...)) // PT_NOTE
-	copy(f[64+56+8:], le64s(headers, 0, 0, uint64(len(note)), uint64(len(note)), 4))
-	copy(f[headers:], note)
-	if note == nil {
-		f[56] = 1
-	}
-	return append(f, g.code...)
-}
+// pcELF makes a kernel of g's code: entered by PVH, whose note has pvh bytes, or
+// without one (0) by the Linux protocol.
+func pcELF(g *guest, pvh int) []byte { return hvtelf.PC{Code: g.code, Data: []byte{0}, PVH: pvh}.ELF() }
 
 // pcGuest emits 32-bit and 64-bit code that is the same in both.
 type pcGuest struct{ guest }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strings"
 
+	"github.com/uvm-monitor/uvm/internal/hvtelf"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -106,7 +108,7 @@ func checkKVM() []finding {
 	findings = append(findings,
 		finding{"KVM capabilities", stateOK, detail, ""},
 		finding{"TSC", stateOK, fmt.Sprintf("%d kHz, stable", info.TSCKHz), ""})
-	return append(findings, checkSealed(), checkKeys(), checkRing0())
+	return append(findings, checkSealed(), checkKeys(), checkRing0(), checkPC())
 }
 
 // checkSealed runs a unikernel in ring 3, as every guest runs by default.
@@ -132,6 +134,20 @@ func checkKeys() finding {
 			"use a processor with protection keys (Intel since Skylake-SP, AMD since Zen 3) and a KVM that gives them to guests"}
 	}
 	return finding{name, stateFail, "a guest with execute-only text: " + err.Error(), ""}
+}
+
+// checkPC starts a kernel on the PC-like machine.
+func checkPC() finding {
+	const name = "Linux"
+	elf := hvtelf.PC{Code: []byte{0xb0, 0xfe, 0xe6, 0x64}, PVH: 4}.ELF() // mov al, 0xfe; out 0x64, al: reset
+	err := runVM(vmm.Config{Kernel: "probe", KernelFile: bytes.NewReader(elf), Memory: 2 << 20})
+	switch {
+	case err == nil:
+		return finding{name, stateOK, "PC kernels, Linux among them, can run", ""}
+	case errors.Is(err, vmm.ErrNoRing0):
+		return finding{name, stateNote, err.Error(), "use a machine with VT-x or AMD-V, or a VM with nested virtualisation"}
+	}
+	return finding{name, stateFail, "a kernel that only resets: " + err.Error(), ""}
 }
 
 // checkRing0 runs a unikernel per instruction.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/uvm-monitor/uvm/internal/hvtelf"
@@ -58,7 +57,12 @@ const probeTime = 5 * time.Second
 // runProbe runs code as a guest of its own, with what cfg says besides.
 func runProbe(code []byte, cfg vmm.Config) error {
 	elf := hvtelf.Guest{Code: code, Data: make([]byte, 128)}.ELF()
-	cfg.Kernel, cfg.KernelFile, cfg.Console, cfg.TSSAvailable = "probe", bytes.NewReader(elf), io.Discard, labTSS()
+	cfg.Kernel, cfg.KernelFile, cfg.TSSAvailable = "probe", bytes.NewReader(elf), labTSS()
+	return runVM(cfg)
+}
+
+// runVM runs a guest that needs probeTime at most.
+func runVM(cfg vmm.Config) error {
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		return err

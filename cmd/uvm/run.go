@@ -54,6 +54,9 @@ func runMain(args []string) int {
 	// back at once.
 	<-ready
 	end := outcomeOf(vm.Run(ctx))
+	if s.Vsock != "" {
+		vm.Close() // a socket is a file, which nobody else takes back
+	}
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
 	}

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"io"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/uvm-monitor/uvm/devices"
 )
 
 // kinds are devices that need nothing of the host, each with a request that it
@@ -16,7 +19,17 @@ var kinds = []struct {
 	{func() Device { return newEcho() }, func(d *driver) { d.add([][]byte{{1}}, 1) }},
 	{func() Device { return NewRNG() }, func(d *driver) { d.add(nil, 16) }},
 	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.add([][]byte{{1}}) }},
+	{func() Device { return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {}) },
+		func(d *driver) { d.add([][]byte{make([]byte, 16)}, 512, 1) }},
+	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.add([][]byte{make([]byte, 60)}) }},
 }
+
+// sinkNIC takes every frame and has none.
+type sinkNIC struct{ fakeNIC }
+
+func (*sinkNIC) ReadFrame([][]byte) (int, devices.Errno) { return 0, syscall.EAGAIN }
+func (*sinkNIC) WriteFrame([][]byte) devices.Errno       { return 0 }
+func (*sinkNIC) PollFD() int                             { return -1 }
 
 // reload moves the guest's device into a fresh one and compares the states.
 func (g *guest) reload(fresh Device) {
