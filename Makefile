@@ -1,5 +1,6 @@
 # make         bin/uvm and bin/solo5-hvt
 # make guests  the sample unikernels, bin/guests/NAME.hvt
+# make lupine  Linux kernels, bin/guests/*.vmlinux, and a table of their sizes (docs/lupine.md); 4 to 10 minutes each, once
 # make test    everything that CI checks, but for what scripts/setup.sh installs
 # make lab     the tests in the lab alone, each with its duration (docs/testing.md)
 # make lab-shell  a shell in the lab
@@ -17,7 +18,7 @@ KVMMIN     := $(if $(filter 1,$(UVM_TEST_NO_KVM)),,-kvm-min .ci/kvm-tests)
 SHELL       := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: all uvm guests test check unit fuzz lab lab-shell bench clean
+.PHONY: all uvm guests lupine lab-kernels test check unit fuzz lab lab-shell bench clean
 
 all: uvm
 
@@ -29,6 +30,15 @@ uvm:
 guests:
 	$(MAKE) -C guests
 
+lupine:
+	@$(MAKE) --no-print-directory -C guests/lupine
+
+# The kernels that tests boot; built once, and kept in ~/.cache/uvm/lupine.
+lab-kernels:
+ifneq ($(UVM_TEST_NO_LAB),1)
+	@guests/lupine/build.sh lupine-base lupine-general
+endif
+
 test: check unit fuzz
 
 check:
@@ -37,13 +47,13 @@ check:
 	$(GO) run $(STATICCHECK) ./...
 
 # The race detector needs cgo; nothing else does.
-unit: uvm guests
+unit: uvm guests lab-kernels
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
 
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-lab:
+lab: lab-kernels
 	$(GO) test -count=1 -timeout 20m -v ./internal/lab/...
 
 lab-shell:

@@ -39,8 +39,9 @@ func (t *Table) netWrite(gpa memory.Addr) error {
 	if err != nil {
 		return pointerError(NetWrite, "buffer", err)
 	}
+	t.frame[0] = buf
 	result := uint32(resultOK)
-	if errno := nic.WriteFrame(buf); errno != 0 {
+	if errno := nic.WriteFrame(t.frame[:]); errno != 0 {
 		t.hostError("net", int(r.handle), "write", errno)
 		result = resultError
 	}
@@ -57,7 +58,8 @@ func (t *Table) netRead(gpa memory.Addr) error {
 	if err != nil {
 		return pointerError(NetRead, "buffer", err)
 	}
-	n, errno := nic.ReadFrame(buf)
+	t.frame[0] = buf
+	n, errno := nic.ReadFrame(t.frame[:])
 	switch errno {
 	case 0:
 		le.PutUint64(live[netOffLen:], uint64(n))

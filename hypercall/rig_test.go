@@ -75,7 +75,8 @@ type fakeNIC struct {
 
 func (n *fakeNIC) PollFD() int { return n.fd }
 
-func (n *fakeNIC) ReadFrame(b []byte) (int, syscall.Errno) {
+func (n *fakeNIC) ReadFrame(bufs [][]byte) (int, syscall.Errno) {
+	b := bufs[0]
 	n.reads++
 	n.len = len(b)
 	if n.readErr != 0 {
@@ -84,7 +85,8 @@ func (n *fakeNIC) ReadFrame(b []byte) (int, syscall.Errno) {
 	return copy(b, n.in), 0
 }
 
-func (n *fakeNIC) WriteFrame(b []byte) syscall.Errno {
+func (n *fakeNIC) WriteFrame(bufs [][]byte) syscall.Errno {
+	b := bufs[0]
 	n.writes++
 	n.len = len(b)
 	n.out = append(n.out[:0], b...)

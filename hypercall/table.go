@@ -39,6 +39,8 @@ type Table struct {
 	// whose each one is.
 	pollFDs     []unix.PollFd
 	pollHandles []uint8
+
+	frame [1][]byte // argument of the NICs; on the stack it would be allocated
 }
 
 // New returns a table for the given devices. As with Solo5's tender the block

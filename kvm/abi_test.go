@@ -60,6 +60,13 @@ var abiStructs = []abiStruct{
 		{"slot", "", 0}, {"flags", "", 4}, {"guestPhysAddr", "guest_phys_addr", 8},
 		{"memorySize", "memory_size", 16}, {"userspaceAddr", "userspace_addr", 24},
 	}},
+	{typ: reflect.TypeFor[irqFD](), c: "struct kvm_irqfd", size: 32, whole: true, fields: []abiField{
+		{"fd", "", 0}, {"gsi", "", 4}, {"flags", "", 8}, {"resampleFD", "resamplefd", 12},
+	}},
+	{typ: reflect.TypeFor[ioEventFD](), c: "struct kvm_ioeventfd", size: 64, whole: true, fields: []abiField{
+		{"datamatch", "", 0}, {"addr", "", 8}, {"len", "", 16}, {"fd", "", 20}, {"flags", "", 24},
+	}},
+	{typ: reflect.TypeFor[pitConfig](), c: "struct kvm_pit_config", size: 64, whole: true, fields: []abiField{{"flags", "", 0}}},
 	{typ: reflect.TypeFor[oneMSR](), c: "struct kvm_msrs", size: 24, fields: []abiField{
 		{"nmsrs", "", 0}, {"index", "entries[0].index", 8}, {"data", "entries[0].data", 16},
 	}},
@@ -125,6 +132,11 @@ var abiConsts = []struct {
 	{"ioGetSupportedCPUID", "KVM_GET_SUPPORTED_CPUID", ioGetSupportedCPUID},
 	{"ioCreateVCPU", "KVM_CREATE_VCPU", ioCreateVCPU},
 	{"ioSetUserMemory", "KVM_SET_USER_MEMORY_REGION", ioSetUserMemory},
+	{"ioSetTSSAddr", "KVM_SET_TSS_ADDR", ioSetTSSAddr},
+	{"ioCreateIRQChip", "KVM_CREATE_IRQCHIP", ioCreateIRQChip},
+	{"ioIRQFD", "KVM_IRQFD", ioIRQFD},
+	{"ioCreatePIT2", "KVM_CREATE_PIT2", ioCreatePIT2},
+	{"ioIOEventFD", "KVM_IOEVENTFD", ioIOEventFD},
 	{"ioRun", "KVM_RUN", ioRun},
 	{"ioGetRegs", "KVM_GET_REGS", ioGetRegs},
 	{"ioSetRegs", "KVM_SET_REGS", ioSetRegs},

@@ -19,6 +19,11 @@ const (
 	ioGetSupportedCPUID = 0xc008ae05 // system
 	ioCreateVCPU        = 0xae41     // vm
 	ioSetUserMemory     = 0x4020ae46 // vm
+	ioSetTSSAddr        = 0xae47     // vm
+	ioCreateIRQChip     = 0xae60     // vm
+	ioIRQFD             = 0x4020ae76 // vm
+	ioCreatePIT2        = 0x4040ae77 // vm
+	ioIOEventFD         = 0x4040ae79 // vm
 	ioRun               = 0xae80     // vcpu
 	ioGetRegs           = 0x8090ae81 // vcpu
 	ioSetRegs           = 0x4090ae82 // vcpu

@@ -83,6 +83,27 @@ type userMemoryRegion struct {
 	userspaceAddr uint64
 }
 
+// irqFD is struct kvm_irqfd.
+type irqFD struct {
+	fd, gsi, flags, resampleFD uint32
+	_                          [16]uint8
+}
+
+// ioEventFD is struct kvm_ioeventfd.
+type ioEventFD struct {
+	datamatch, addr uint64
+	len             uint32
+	fd              int32
+	flags           uint32
+	_               [36]uint8
+}
+
+// pitConfig is struct kvm_pit_config.
+type pitConfig struct {
+	flags uint32
+	_     [15]uint32
+}
+
 // runHeader is the start of struct kvm_run, as far as uvm reads it. What
 // follows at exitOffset is a union that the exit reason selects.
 type runHeader struct {

@@ -20,6 +20,34 @@ func (vm *VM) SetMemory(slot uint32, gpa uint64, mem []byte) error {
 	return opError("KVM_SET_USER_MEMORY_REGION", ioctlPtr(vm.fd, ioSetUserMemory, &r))
 }
 
+// CreatePC gives the VM what a PC has in KVM itself: two 8259 PICs, an IOAPIC and
+// a local APIC for each vCPU (section 4.24), and an 8254 timer whose speaker port
+// answers (section 4.71). It comes before the first vCPU.
+func (vm *VM) CreatePC() error {
+	// Three pages of guest-physical addresses for KVM's own use on VMX, below
+	// the firmware's end at 4 GiB (section 4.36).
+	const tssAddr, speakerDummy = 0xfffbd000, 1
+	if _, errno := ioctl(vm.fd, ioSetTSSAddr, tssAddr); errno != 0 {
+		return opError("KVM_SET_TSS_ADDR", errno)
+	}
+	if _, errno := ioctl(vm.fd, ioCreateIRQChip, 0); errno != 0 {
+		return opError("KVM_CREATE_IRQCHIP", errno)
+	}
+	return opError("KVM_CREATE_PIT2", ioctlPtr(vm.fd, ioCreatePIT2, &pitConfig{flags: speakerDummy}))
+}
+
+// IRQFD raises an edge on interrupt line gsi whenever the eventfd is signalled
+// (section 4.75).
+func (vm *VM) IRQFD(eventFD int, gsi uint32) error {
+	return opError("KVM_IRQFD", ioctlPtr(vm.fd, ioIRQFD, &irqFD{fd: uint32(eventFD), gsi: gsi}))
+}
+
+// IOEventFD signals the eventfd when the guest writes size bytes to address gpa,
+// whatever they are, instead of an exit (section 4.59).
+func (vm *VM) IOEventFD(eventFD int, gpa uint64, size uint32) error {
+	return opError("KVM_IOEVENTFD", ioctlPtr(vm.fd, ioIOEventFD, &ioEventFD{addr: gpa, len: size, fd: int32(eventFD)}))
+}
+
 // CreateVCPU makes vCPU number id and maps its kvm_run page (section 4.7).
 func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 	fd, errno := ioctl(vm.fd, ioCreateVCPU, uintptr(id))

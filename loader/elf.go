@@ -11,6 +11,7 @@ import (
 
 // ELF-64 layout, from the System V ABI, chapters 4 and 5.
 const (
+	elfMagic = "\x7fELF"
 	ehdrSize = 64
 	phdrSize = 56
 
@@ -25,26 +26,24 @@ const (
 	pfR = 4
 )
 
+const notELF = "not an ELF file"
+
 var le = binary.LittleEndian
 
 // phdr is an Elf64_Phdr.
 type phdr struct {
-	typ, flags                          uint32
-	offset, vaddr, filesz, memsz, align uint64
+	typ, flags                                 uint32
+	offset, vaddr, paddr, filesz, memsz, align uint64
 }
 
-// readHeaders checks the ELF header, sets img.Entry and returns the program
+// readHeaders checks the ELF header h, sets img.Entry and returns the program
 // headers (hvt ABI 2, "Header").
-func (img *Image) readHeaders() ([]phdr, error) {
-	var h [ehdrSize]byte
-	if err := img.readAt(h[:], 0, "ELF header"); err != nil {
-		return nil, err
-	}
+func (img *Image) readHeaders(h *[ehdrSize]byte) ([]phdr, error) {
 	phnum := le.Uint16(h[56:])
 	var bad string
 	switch {
-	case string(h[:4]) != "\x7fELF":
-		bad = "not an ELF file"
+	case string(h[:4]) != elfMagic:
+		bad = notELF
 	case h[4] != 2:
 		bad = "not a 64-bit ELF file"
 	case h[5] != 1:
@@ -77,7 +76,7 @@ func (img *Image) readHeaders() ([]phdr, error) {
 		b := buf[i*phdrSize:]
 		phdrs[i] = phdr{
 			typ: le.Uint32(b), flags: le.Uint32(b[4:]), offset: le.Uint64(b[8:]), vaddr: le.Uint64(b[16:]),
-			filesz: le.Uint64(b[32:]), memsz: le.Uint64(b[40:]), align: le.Uint64(b[48:]),
+			paddr: le.Uint64(b[24:]), filesz: le.Uint64(b[32:]), memsz: le.Uint64(b[40:]), align: le.Uint64(b[48:]),
 		}
 	}
 	return phdrs, nil

@@ -37,7 +37,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%s = %v; want nil or an *Error", what, err)
 			}
 		}
-		img, err := loader.Parse("k", bytes.NewReader(b))
+		img, err := loader.Parse("k", bytes.NewReader(b), loader.KindHVT)
 		if err != nil {
 			refused("Parse", err)
 			return
@@ -118,6 +118,85 @@ func FuzzManifest(f *testing.F) {
 			if len(bytes.TrimLeft(e[offUnion:], "\x00")) != 0 {
 				t.Fatalf("entry %d carries bytes of the file in what the tender fills in: %x", i, e[offUnion:])
 			}
+		}
+	})
+}
+
+// FuzzParsePC takes any file through Parse with each boot protocol, FitPC and
+// Load. Nothing panics, every refusal is an Error, and all that was accepted
+// lies in low memory above the monitor's first MiB.
+func FuzzParsePC(f *testing.F) {
+	for _, seed := range []file{
+		nil, base(), pc(0), pc(4), pc(8), bz(), bz()[:0x240],
+		noted(entry8).insert(0, 4, entry4), noted(append(note("GNU\x00", 3, make([]byte, 20)), entry8...)),
+		pc(4).seg(data, phPaddr, 0x180fff), pc(4).seg(data, phMemsz, 1<<64-0x110000), pc(0).seg(text, phPaddr, pcSize-4096),
+		pc(4).seg(notes, phAlign, 8), pc(4).seg(notes, phFilesz, 1<<64-1), pc(4).seg(notes, phOffset, 1<<63-1),
+		bz().put64(0x258, 1<<64-0x200000), bz().put32(0x260, 1<<32-1), bz().put32(0x1f4, 1<<32-1), bz().put8(0x201, 0x7f),
+	} {
+		f.Add([]byte(seed), uint32(pcSize))
+		f.Add([]byte(seed), uint32(0x112fff))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, low uint32) {
+		refused := func(what string, err error) {
+			var le *loader.Error
+			if !errors.As(err, &le) || le.Error() == "" {
+				t.Fatalf("%s = %v; want nil or an *Error", what, err)
+			}
+		}
+		lowMem := uint64(low) % (pcSize + 1)
+		for _, boot := range []loader.Kind{"", loader.KindPVH, loader.KindLinux, loader.KindHVT} {
+			img, err := loader.Parse("k", bytes.NewReader(b), boot)
+			if err != nil {
+				refused("Parse", err)
+				continue
+			}
+			if boot != "" && img.Kind != boot {
+				t.Fatalf("Parse for %s = kind %s", boot, img.Kind)
+			}
+			if (img.Linux == nil) != (img.Kind == loader.KindHVT) {
+				t.Fatalf("Parse = kind %s, Linux %+v", img.Kind, img.Linux)
+			}
+			if img.Linux == nil {
+				continue // FuzzParse
+			}
+			for _, n := range []uint64{0, 1 << 20, 3 << 30, 1<<64 - 1, lowMem} {
+				if err = img.FitPC(n); err != nil {
+					refused("FitPC", err)
+					continue
+				}
+				l, inside := img.Linux, false
+				for _, s := range img.Segments {
+					inside = inside || img.Entry >= s.Addr && img.Entry < s.End()
+					if s.Addr < l.Start || s.End() < s.Addr || s.End() > l.End {
+						t.Fatalf("FitPC(%#x) sets %v-%v, segment %d is %v-%v", n, l.Start, l.End, s.Index, s.Addr, s.End())
+					}
+				}
+				if l.Start < 1<<20 || l.Start >= l.End || uint64(l.End) > n || !(l.Start | l.End).Aligned(4096) || !inside {
+					t.Fatalf("FitPC(%#x) sets %v-%v, entry %v; want pages in memory, the entry inside of a segment", n, l.Start, l.End, img.Entry)
+				}
+			}
+			if err != nil {
+				continue
+			}
+			mem, err := memory.New(pcSize)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err = img.Load(mem); err != nil {
+				refused("Load", err)
+			}
+			host := mem.Host()
+			for _, s := range img.Segments {
+				got := host[s.Addr:][:s.FileSize]
+				if err == nil && s.FileSize > 0 && !bytes.Equal(got, b[s.Offset:][:s.FileSize]) {
+					t.Fatalf("segment %d differs from the file", s.Index)
+				}
+				clear(got)
+			}
+			if len(bytes.TrimLeft(host, "\x00")) != 0 {
+				t.Fatal("Load wrote outside of the segments")
+			}
+			mem.Close()
 		}
 	})
 }

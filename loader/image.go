@@ -11,8 +11,12 @@ import (
 // Kind is what a kernel expects of the machine it boots on.
 type Kind string
 
-// KindHVT is a unikernel for the Solo5 hvt ABI.
-const KindHVT Kind = "hvt"
+// The kinds of kernels.
+const (
+	KindHVT   Kind = "hvt"   // Solo5 hvt ABI
+	KindPVH   Kind = "pvh"   // Xen PVH entry point, 32-bit protected mode
+	KindLinux Kind = "linux" // Linux 64-bit boot protocol
+)
 
 // HVTMinBase is the lowest address at which an hvt guest may be loaded; all
 // below belongs to the monitor (hvt ABI 2, HVT_GUEST_MIN_BASE).
@@ -23,10 +27,11 @@ type Image struct {
 	Path     string
 	Kind     Kind
 	Entry    memory.Addr
-	Segments []Segment // all PT_LOAD entries with memsz > 0, in file order
-	ABI      ABI
+	Segments []Segment // all PT_LOAD entries with memsz > 0, in file order; the payload of a bzImage
+	ABI      ABI       // KindHVT only, like Manifest and Native
 	Manifest *Manifest
 	Native   *Native // nil: the file has no note of uvm's own
+	Linux    *Linux  // KindPVH and KindLinux, otherwise nil
 
 	file io.ReaderAt
 	shut io.Closer
@@ -35,11 +40,11 @@ type Image struct {
 // Segment is one PT_LOAD program header.
 type Segment struct {
 	Index    int         // number of the program header
-	Addr     memory.Addr // p_vaddr; hvt guests run where they were linked
+	Addr     memory.Addr // hvt guests run where they were linked, p_vaddr; others are loaded at p_paddr
 	Offset   uint64      // in the file, bytes
 	FileSize uint64      // bytes copied from the file
 	MemSize  uint64      // bytes in memory, the rest is zero
-	Align    uint64      // p_align
+	Align    uint64      // p_align for hvt, 1 for others, which need no alignment
 	R, W, X  bool
 	Key      uint8 // protection key, 0 to MaxKey; 0 unless the guest has NativeKeys
 }
@@ -66,8 +71,10 @@ func (s *Segment) Perm() memory.Perm {
 	return p
 }
 
-// Open opens the file at path. The caller closes the Image.
-func Open(path string) (*Image, error) {
+// Open opens the file at path. boot is the protocol that the user wants, an
+// error where the file does not have it: KindPVH, KindLinux, KindHVT (which no
+// other file passes), or "" to decide by the file. The caller closes the Image.
+func Open(path string, boot Kind) (*Image, error) {
 	// O_NONBLOCK keeps the open of a FIFO from waiting for a writer; it means
 	// nothing for the regular files that are accepted.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -84,7 +91,7 @@ func Open(path string) (*Image, error) {
 		f.Close()
 		return nil, err
 	}
-	img, err := Parse(path, f)
+	img, err := Parse(path, f, boot)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -93,36 +100,69 @@ func Open(path string) (*Image, error) {
 	return img, nil
 }
 
-// Parse reads a kernel from r; path is used in messages only.
-func Parse(path string, r io.ReaderAt) (*Image, error) {
+// Parse reads a kernel from r; path is used in messages only. boot is as for
+// Open.
+func Parse(path string, r io.ReaderAt, boot Kind) (*Image, error) {
 	img := &Image{Path: path, Kind: KindHVT, file: r}
-	phdrs, err := img.readHeaders()
-	if err != nil {
+	if err := img.parse(boot); err != nil {
 		return nil, err
-	}
-	if err := img.readABI(phdrs); err != nil {
-		return nil, err
-	}
-	if err := img.readManifest(phdrs); err != nil {
-		return nil, err
-	}
-	if err := img.readNative(phdrs); err != nil {
-		return nil, err
-	}
-	for i, ph := range phdrs {
-		if ph.typ == ptLoad && ph.memsz|ph.filesz != 0 {
-			key, err := img.segmentKey(i, ph.flags)
-			if err != nil {
-				return nil, err
-			}
-			img.Segments = append(img.Segments, Segment{
-				Index: i, Addr: memory.Addr(ph.vaddr), Offset: ph.offset,
-				FileSize: ph.filesz, MemSize: ph.memsz, Align: ph.align,
-				R: ph.flags&pfR != 0, W: ph.flags&pfW != 0, X: ph.flags&pfX != 0, Key: key,
-			})
-		}
 	}
 	return img, nil
+}
+
+func (img *Image) parse(boot Kind) error {
+	var h [ehdrSize]byte
+	if err := img.readAt(h[:], 0, "ELF header"); err != nil {
+		return err
+	}
+	if string(h[:4]) != elfMagic && boot != KindHVT {
+		return img.readBzImage(boot)
+	}
+	phdrs, err := img.readHeaders(&h)
+	if err != nil {
+		return err
+	}
+	abi, err := img.findNote(phdrs, abi1Type, abi1Align, abi1Max)
+	if err == nil && abi == nil && boot != KindHVT {
+		err = img.readPC(phdrs, boot)
+	} else if err == nil {
+		err = img.readHVT(phdrs, abi, boot)
+	}
+	if err != nil {
+		return err
+	}
+	for i, ph := range phdrs {
+		if ph.typ != ptLoad || ph.memsz|ph.filesz == 0 {
+			continue
+		}
+		s := Segment{
+			Index: i, Addr: memory.Addr(ph.vaddr), Offset: ph.offset,
+			FileSize: ph.filesz, MemSize: ph.memsz, Align: ph.align,
+			R: ph.flags&pfR != 0, W: ph.flags&pfW != 0, X: ph.flags&pfX != 0,
+		}
+		if s.Key, err = img.segmentKey(i, ph.flags); err != nil {
+			return err
+		}
+		if img.Linux != nil {
+			s.Addr, s.Align = memory.Addr(ph.paddr), 1
+		}
+		img.Segments = append(img.Segments, s)
+	}
+	return nil
+}
+
+// readHVT reads the notes of a Solo5 unikernel. abi is its ABI1 note.
+func (img *Image) readHVT(phdrs []phdr, abi []byte, boot Kind) error {
+	if err := img.readABI(abi); err != nil {
+		return err
+	}
+	if boot != "" && boot != KindHVT {
+		return img.formatError("is a Solo5 hvt unikernel, not one to boot with --boot %s", boot)
+	}
+	if err := img.readManifest(phdrs); err != nil {
+		return err
+	}
+	return img.readNative(phdrs)
 }
 
 // Close closes the file. The Image can be described afterwards, not loaded.

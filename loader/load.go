@@ -82,8 +82,8 @@ func (img *Image) tooSmall(what string, last, have uint64) *Error {
 	return img.fitError("%s is beyond guest memory, which ends at %#x%s", what, have, hint)
 }
 
-// Load copies the segments into mem, which is fresh and therefore zero. Fit
-// has succeeded for mem's size. The pages' protection is the caller's work.
+// Load copies the segments into mem, which is fresh and therefore zero. Fit or
+// FitPC has succeeded for mem's size. The pages' protection is the caller's work.
 func (img *Image) Load(mem *memory.Memory) error {
 	for i := range img.Segments {
 		s := &img.Segments[i]

@@ -34,9 +34,13 @@ type Native struct {
 	Flags   NativeFlags
 }
 
-// MaxMemory is the largest memory that the guest can be given, in bytes: 64 GiB if
-// its note promises to run sealed, else the 4 GiB of the hvt ABI.
+// MaxMemory is the largest memory below the device hole that a PC's kernel can be
+// given, in bytes; an hvt guest's is 64 GiB if its note promises to run sealed, else
+// the 4 GiB of the ABI.
 func (img *Image) MaxMemory() uint64 {
+	if img.Linux != nil {
+		return maxLowMem
+	}
 	if img.Native != nil && img.Native.Flags&NativeSealed != 0 {
 		return 64 << 30
 	}

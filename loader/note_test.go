@@ -132,7 +132,7 @@ func TestManifestNote(t *testing.T) {
 
 // TestFind looks up handles, by exact name and type only.
 func TestFind(t *testing.T) {
-	img, err := loader.Parse("k", bytes.NewReader(base()))
+	img, err := loader.Parse("k", bytes.NewReader(base()), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 // which only the first note counts.
 const (
 	noteName    = "Solo5\x00"
+	elfNoteHdr  = 12 // Elf64_Nhdr
 	noteHdrSize = 20 // Elf64_Nhdr and the name, padded to four bytes
 
 	abi1Type  = 0x31494241
@@ -43,7 +44,6 @@ func targetName(t uint32) string {
 // findNote returns the descriptor of the first Solo5 note of the given type,
 // or nil where there is none.
 func (img *Image) findNote(phdrs []phdr, typ uint32, align, maxDesc int) ([]byte, error) {
-	const elfNoteHdr = 12
 	for i, ph := range phdrs {
 		if ph.typ != ptNote {
 			continue
@@ -80,11 +80,8 @@ func (img *Image) findNote(phdrs []phdr, typ uint32, align, maxDesc int) ([]byte
 	return nil, nil
 }
 
-func (img *Image) readABI(phdrs []phdr) error {
-	d, err := img.findNote(phdrs, abi1Type, abi1Align, abi1Max)
-	if err != nil {
-		return err
-	}
+// readABI decodes the ABI1 note, d; nil where the file has none.
+func (img *Image) readABI(d []byte) error {
 	if d == nil {
 		return &Error{Kind: ErrNoABI, Path: img.Path, Detail: "no Solo5 ABI note: not a Solo5 unikernel (link it for the hvt target)"}
 	}

@@ -6,13 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory is one contiguous block of guest memory that starts at
-// guest-physical address 0. Its pages are zero and take no host memory until
+// Memory is guest memory from guest-physical address 0 on, possibly with a hole
+// where a PC has its devices. Its pages are zero and take no host memory until
 // somebody touches them.
 //
 // Methods may be called from any goroutine, but not together with Close.
 type Memory struct {
-	host []byte
+	host          []byte // from address 0 to the end, the hole included
+	hole, holeEnd Addr   // equal where there is no hole
 }
 
 // New reserves size bytes, a multiple of PageSize. The mapping is private and
@@ -29,17 +30,45 @@ func New(size uint64) (*Memory, error) {
 	return &Memory{host: host}, nil
 }
 
-// Size is the number of bytes.
+// NewWithHole is New for a machine whose addresses from hole to holeEnd, multiples
+// of PageSize, are not memory: what is above hole moves up by its length.
+func NewWithHole(size uint64, hole, holeEnd Addr) (*Memory, error) {
+	if size <= uint64(hole) {
+		return New(size)
+	}
+	m, err := New(size + uint64(holeEnd-hole))
+	if err != nil {
+		return nil, err
+	}
+	m.hole, m.holeEnd = hole, holeEnd
+	return m, nil
+}
+
+// Size is the first address after memory; without a hole, the number of bytes.
 func (m *Memory) Size() uint64 { return uint64(len(m.host)) }
 
-// Host is the whole mapping, for the hypervisor's memory slot.
+// Host is the mapping, for the hypervisor's memory slot, of memory without a hole.
 func (m *Memory) Host() []byte { return m.host }
+
+// Range is a contiguous piece of guest memory.
+type Range struct {
+	Start, End Addr // half open
+	Host       []byte
+}
+
+// Ranges are the pieces that memory consists of: one, or one on each side of the hole.
+func (m *Memory) Ranges() []Range {
+	if m.hole == m.holeEnd {
+		return []Range{{0, Addr(m.Size()), m.host}}
+	}
+	return []Range{{0, m.hole, m.host[:m.hole]}, {m.holeEnd, Addr(m.Size()), m.host[m.holeEnd:]}}
+}
 
 // At returns the n bytes at a for the monitor's own use while it builds the
 // guest; they must not have been protected yet.
 func (m *Memory) At(a Addr, n uint64) ([]byte, error) {
 	size := m.Size()
-	if uint64(a) > size || n > size-uint64(a) {
+	if uint64(a) > size || n > size-uint64(a) || a < m.holeEnd && n > 0 && a+Addr(n) > m.hole {
 		return nil, &AccessError{Addr: a, Len: n, End: Addr(size)}
 	}
 	return m.host[a : uint64(a)+n : uint64(a)+n], nil

@@ -3,6 +3,7 @@ package vmm
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -33,14 +34,22 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		return t, err
 	}
 	for i, h := range disks {
-		if t.Disks[h], err = vm.attachDisk(&vm.cfg.Disks[i], &m.Entries[h]); err != nil {
+		c, e := &vm.cfg.Disks[i], &m.Entries[h]
+		d, err := openDisk(e.Name, c)
+		if err != nil {
 			return t, err
 		}
+		vm.closers = append(vm.closers, d)
+		t.Disks[h], e.Capacity, e.BlockSize = d, uint64(d.Size()), uint16(c.BlockSize)
 	}
 	for i, h := range nets {
-		if t.NICs[h], err = vm.attachNet(&vm.cfg.Nets[i], &m.Entries[h]); err != nil {
+		e := &m.Entries[h]
+		tap, mac, mtu, err := openNet(e.Name, &vm.cfg.Nets[i], false)
+		if err != nil {
 			return t, err
 		}
+		vm.closers = append(vm.closers, tap)
+		t.NICs[h], e.MAC, e.MTU = tap, mac, uint16(mtu)
 	}
 	return t, nil
 }
@@ -138,18 +147,16 @@ func (e *DeviceError) Error() string {
 	return fmt.Sprintf("%v device %q: %s", e.Type, e.Name, e.Problem)
 }
 
-func (vm *VM) attachDisk(c *Disk, e *loader.Device) (*hostio.Disk, error) {
-	what := fmt.Sprintf("disk %q", e.Name)
+// openDisk opens and checks the host's end of the disk that messages call name.
+func openDisk(name string, c *Disk) (*hostio.Disk, error) {
 	d, err := hostio.OpenDisk(c.Path, c.ReadOnly)
 	if err != nil {
-		return nil, &HostError{What: what, Err: err}
+		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
 	}
-	vm.closers = append(vm.closers, d)
-	size, block := d.Size(), int64(c.BlockSize)
-	if size < block || size%block != 0 {
-		return nil, &CapacityError{Name: e.Name, Path: c.Path, Size: size, BlockSize: c.BlockSize}
+	if size, block := d.Size(), int64(c.BlockSize); size < block || size%block != 0 {
+		d.Close()
+		return nil, &CapacityError{Name: name, Path: c.Path, Size: size, BlockSize: c.BlockSize}
 	}
-	e.Capacity, e.BlockSize = uint64(size), uint16(c.BlockSize)
 	return d, nil
 }
 
@@ -167,31 +174,28 @@ func (e *CapacityError) Error() string {
 	return fmt.Sprintf("disk %q: %s is %d bytes, not a multiple of %d", e.Name, e.Path, e.Size, e.BlockSize)
 }
 
-func (vm *VM) attachNet(c *Net, e *loader.Device) (*hostio.Tap, error) {
-	what := fmt.Sprintf("net %q", e.Name)
-	var t *hostio.Tap
-	var err error
+// openNet attaches to the host's end of the net that messages call name, and
+// settles MAC address and MTU. vnet says that frames have virtio's header.
+func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu int, err error) {
 	if c.FD != nil {
-		t, err = hostio.TapFromFD(*c.FD)
+		t, err = hostio.TapFromFD(*c.FD, vnet)
 	} else {
-		t, err = hostio.OpenTap(c.TAP)
+		t, err = hostio.OpenTap(c.TAP, vnet)
 	}
 	if err != nil {
-		return nil, &HostError{What: what, Err: err}
+		return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 	}
-	vm.closers = append(vm.closers, t)
-	e.MAC = c.MAC
-	if e.MAC == [6]byte{} {
-		if _, err := unix.Getrandom(e.MAC[:], 0); err != nil {
-			return nil, &HostError{What: what, Err: err}
+	if mac = c.MAC; mac == [6]byte{} {
+		if _, err := unix.Getrandom(mac[:], 0); err != nil {
+			t.Close()
+			return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 		}
-		e.MAC[0] = e.MAC[0]&^1 | 2 // unicast, locally administered
+		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
-	e.MTU = uint16(t.MTU())
-	if c.MTU != 0 {
-		e.MTU = uint16(c.MTU)
+	if mtu = c.MTU; mtu == 0 {
+		mtu = t.MTU()
 	}
-	return t, nil
+	return t, mac, mtu, nil
 }
 
 // console returns where PUTS goes.
@@ -210,20 +214,25 @@ func (vm *VM) console() (io.Writer, error) {
 	}
 }
 
-// hostErrorLogger logs failures of the host's devices. The guest decides how
-// many there are, so that only the 1st, 2nd, 4th, 8th … of a device is logged.
+// hostErrorLogger logs failures of the host's devices.
 func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, syscall.Errno) {
-	var counts [hypercall.MaxHandles]uint64
+	var counts [hypercall.MaxHandles]rateLimit
 	return func(dev string, handle int, op string, err syscall.Errno) {
-		counts[handle]++
-		n := counts[handle]
-		if n&(n-1) != 0 {
-			return
-		}
 		log := vm.log
 		if name := m.Entries[handle].Name; name != "" {
 			log = log.With("device", name) // the console has none
 		}
-		log.Error(dev+" "+op+" failed", "error", err.Error(), "count", n)
+		counts[handle].log(log, dev+" "+op+" failed", err)
+	}
+}
+
+// rateLimit logs the 1st, 2nd, 4th, 8th … failure, because the guest decides how
+// many there are. One goroutine at a time uses it.
+type rateLimit uint64
+
+func (r *rateLimit) log(log *slog.Logger, what string, err error) {
+	*r++
+	if n := uint64(*r); n&(n-1) == 0 {
+		log.Error(what, "error", err.Error(), "count", n)
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
 )
 
@@ -19,16 +21,35 @@ type Config struct {
 	// is then only its name in messages.
 	KernelFile io.ReaderAt
 
-	Args   []string // the guest's command line; joined by single spaces
-	Memory uint64   // bytes, a multiple of 2 MiB up to 4 GiB, or 64 GiB for a sealed guest with uvm's own note; 0 = DefaultMemory
-	CPUs   int      // 0 = 1, and hvt guests have no more
+	// Boot is the protocol for a kernel that offers more than one, KindPVH or
+	// KindLinux; "" = by the file. KindHVT takes hvt guests only.
+	Boot loader.Kind
+
+	// Args is the guest's command line; joined by single spaces. Linux hands it to
+	// init.
+	Args   []string
+	Memory uint64 // bytes; 0 = DefaultMemory or DefaultPCMemory. A multiple of 2 MiB up to 4 GiB, or 64 GiB for a sealed guest with uvm's own note; a PC's of 4 KiB up to 512 GiB
+	CPUs   int    // 0 = 1; hvt guests have no more, a PC up to 16
 
 	// The n-th net without a name takes the manifest's n-th net device, and
-	// likewise the disks.
+	// likewise the disks. A PC has them in this order.
 	Nets  []Net
 	Disks []Disk
 
-	// Ring says where the guest runs; "" = RingSealed.
+	// A PC also has: words for the kernel's command line, an initial RAM disk, a
+	// source of random numbers, and sockets to the host by way of the Unix socket
+	// at path Vsock (docs/vsock.md).
+	Cmdline string
+	Initrd  string
+	RNG     bool
+	Vsock   string
+
+	// Input returns what the guest reads from its console: a pipe, terminal or
+	// file, which stays the caller's. It is called for guests that can read, which
+	// hvt guests cannot; nil = no input.
+	Input func() (*os.File, error)
+
+	// Ring says where an hvt guest runs; "" = RingSealed. A PC has all its rings.
 	Ring Ring
 
 	// SealExecOnly makes a sealed guest's text execute-only by protection keys:
@@ -58,6 +79,8 @@ type Config struct {
 
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
+
+	emulatedRing0 bool // for tests whose PC kernels need no more than KVM's emulator
 }
 
 // Ring is the privilege that an hvt guest has.
@@ -78,8 +101,11 @@ func (c *Config) tssType() uint8 {
 	return 11
 }
 
-// DefaultMemory is the guest memory in bytes when Config.Memory is 0.
-const DefaultMemory = 64 << 20
+// The guest memory in bytes when Config.Memory is 0.
+const (
+	DefaultMemory   = 64 << 20
+	DefaultPCMemory = 256 << 20
+)
 
 // Net attaches a TAP interface to a net device of the guest. Exactly one of
 // TAP and FD is set.
@@ -131,8 +157,8 @@ func (e *HostError) Unwrap() error { return e.Err }
 
 const (
 	hvtPage   = 2 << 20  // granularity of an hvt guest's memory: one large page
-	hvtMaxMem = 4 << 30  // what hypercall structures and four page directories reach
 	maxMem    = 64 << 30 // of a sealed guest with uvm's own note
+	hvtMaxMem = 4 << 30  // what hypercall structures and four page directories reach
 )
 
 // check validates what needs no look at the host and fills in defaults.
@@ -140,28 +166,23 @@ func (c *Config) check() error {
 	if c.Kernel == "" && c.KernelFile == nil {
 		return configError("no kernel given")
 	}
-	if c.CPUs < 0 || c.CPUs > 1 {
-		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
+	switch c.Boot {
+	case "", loader.KindHVT, loader.KindPVH, loader.KindLinux:
+	default:
+		return configError("boot protocol %q: want %s or %s", c.Boot, loader.KindPVH, loader.KindLinux)
 	}
 	switch c.Ring {
-	case "":
-		c.Ring = RingSealed
-	case Ring0, RingSealed:
+	case "", Ring0, RingSealed:
 	default:
 		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)
 	}
-	if c.SealExecOnly && c.Ring != RingSealed {
-		return configError("execute-only text (--seal-exec-only) needs the ring %s, not %s", RingSealed, c.Ring)
-	}
-	if c.Memory == 0 {
-		c.Memory = DefaultMemory
-	}
 	switch {
-	case c.Memory > maxMem:
-		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
-	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
-		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
-			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	case c.SealExecOnly && c.Ring == Ring0:
+		return configError("execute-only text (--seal-exec-only) needs the ring %s, not %s", RingSealed, c.Ring)
+	case c.CPUs < 0 || c.CPUs > maxCPUs:
+		return configError("%d CPUs: want 1 to %d", c.CPUs, maxCPUs)
+	case c.Memory > maxPCMem:
+		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
 	for i := range c.Nets {
 		n := &c.Nets[i]
@@ -185,6 +206,52 @@ func (c *Config) check() error {
 		}
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
 			return configError("disk %s: block size of %d bytes is not a power of two from 512 to 32768", label(d.Name, i), b)
+		}
+	}
+	return nil
+}
+
+// checkHVT validates what only concerns hvt guests.
+func (c *Config) checkHVT() error {
+	if c.Ring == "" {
+		c.Ring = RingSealed
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultMemory
+	}
+	switch {
+	case c.CPUs > 1:
+		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
+	case c.Cmdline != "" || c.Initrd != "" || c.RNG || c.Vsock != "":
+		return configError("%s is an hvt unikernel: kernel command line, initrd, rng and vsock are for Linux and other PC kernels", c.Kernel)
+	case c.Memory > maxMem:
+		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
+	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
+		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
+			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	}
+	return nil
+}
+
+// checkPC validates what only concerns the PC-like machine.
+func (c *Config) checkPC() error {
+	if c.CPUs == 0 {
+		c.CPUs = 1
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultPCMemory
+	}
+	switch {
+	case c.Ring == RingSealed || c.SealExecOnly:
+		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
+	case c.Memory%memory.PageSize != 0:
+		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
+	}
+	for i := range c.Disks {
+		if d := &c.Disks[i]; d.BlockSize != 512 {
+			return configError("disk %s: a PC's disk has blocks of 512 bytes, not %d", label(d.Name, i), d.BlockSize)
+		} else if len(d.Name) > 20 {
+			return configError("disk %q: the name is the disk's serial number, at most 20 bytes", d.Name)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"testing"
 )
@@ -16,7 +17,7 @@ func TestConfigCheck(t *testing.T) {
 		{"least", Config{Kernel: "k"}, ""},
 		{"one CPU", Config{Kernel: "k", CPUs: 1}, ""},
 		{"two CPUs", Config{Kernel: "k", CPUs: 2}, "2 CPUs: an hvt guest has exactly 1"},
-		{"negative CPUs", Config{Kernel: "k", CPUs: -1}, "-1 CPUs: an hvt guest has exactly 1"},
+		{"negative CPUs", Config{Kernel: "k", CPUs: -1}, "-1 CPUs: want 1 to 16"},
 		{"2 MiB", Config{Kernel: "k", Memory: 2 << 20}, ""},
 		{"4 GiB", Config{Kernel: "k", Memory: 4 << 30}, ""},
 		{"1 byte", Config{Kernel: "k", Memory: 1}, "guest memory of 1 bytes: need a multiple of 2 MiB, at least 2 MiB (the next is 2 MiB)"},
@@ -40,7 +41,7 @@ func TestConfigCheck(t *testing.T) {
 		{"negative block", Config{Kernel: "k", Disks: []Disk{{Path: "p", BlockSize: -512}}}, "disk number 1: block size of -512 bytes is not a power of two from 512 to 32768"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := tt.cfg.check()
+			err := cmp.Or(tt.cfg.check(), tt.cfg.checkHVT())
 			if tt.want == "" {
 				if err != nil {
 					t.Errorf("check() = %v; want nil", err)
@@ -58,7 +59,7 @@ func TestConfigCheck(t *testing.T) {
 // TestConfigDefaults checks what zero means.
 func TestConfigDefaults(t *testing.T) {
 	c := Config{Kernel: "k", Disks: []Disk{{Path: "p"}}}
-	if err := c.check(); err != nil || c.Memory != 64<<20 || c.Disks[0].BlockSize != 512 {
+	if err := cmp.Or(c.check(), c.checkHVT()); err != nil || c.Memory != 64<<20 || c.Disks[0].BlockSize != 512 {
 		t.Errorf("check() = %v, memory %d, block size %d; want nil, 64 MiB, 512", err, c.Memory, c.Disks[0].BlockSize)
 	}
 }

@@ -99,7 +99,7 @@ func testConfusedDeputy(t *testing.T, ring Ring) {
 			}
 			err := vm.ports.Out(hypercall.PortBase+uint16(p.call), 4, imm32(uint32(arg)))
 			if err != nil {
-				err = vm.portFault(err)
+				err = vm.portFault(vm.vcpu, err)
 			}
 			var e *GuestError
 			var refused *hypercall.PointerError

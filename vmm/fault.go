@@ -109,10 +109,10 @@ const noAddr = ^uint64(0)
 // shuts down, before anybody can ask for its registers.
 const resetVector = 0xfff0
 
-// fault completes e with the guest's registers.
-func (vm *VM) fault(e *GuestError) error {
-	e.Exit = uint32(vm.vcpu.Reason())
-	regs, err := vm.vcpu.Regs()
+// fault completes e with the registers of the vCPU.
+func (vm *VM) fault(v *kvm.VCPU, e *GuestError) error {
+	e.Exit = uint32(v.Reason())
+	regs, err := v.Regs()
 	if err != nil {
 		return errors.Join(e, err)
 	}
@@ -120,11 +120,11 @@ func (vm *VM) fault(e *GuestError) error {
 	switch e.Kind {
 	case FaultShutdown:
 		e.Addr = noAddr
-		if sregs, err := vm.vcpu.Sregs(); err == nil && sregs.CR2 != 0 {
+		if sregs, err := v.Sregs(); err == nil && sregs.CR2 != 0 {
 			e.Addr = sregs.CR2
 		}
 	case FaultInternal:
-		if len(e.Insn) == 0 {
+		if len(e.Insn) == 0 && vm.pc == nil { // a PC's rip is no physical address
 			e.Insn = vm.bytesAt(e.RIP)
 		}
 	}
@@ -153,7 +153,7 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 
 // portFault explains an error of the bus or of a device on it. Only the
 // device's own errors are the guest's fault.
-func (vm *VM) portFault(err error) error {
+func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 	var (
 		halt    *hypercall.Halt
 		port    *devices.PortError
@@ -164,39 +164,40 @@ func (vm *VM) portFault(err error) error {
 	case errors.As(err, &halt):
 		return err
 	case errors.As(err, &port):
-		return vm.fault(&GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
 	case errors.As(err, &call):
-		return vm.fault(&GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
 	case errors.As(err, &pointer):
-		return vm.fault(&GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
+		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
 	}
 	return err
 }
 
 // mmioFault tells a write to protected memory, which page-table KVM reports as
 // MMIO, from an access to an address that has no memory.
-func (vm *VM) mmioFault(m kvm.MMIO) error {
-	kind := FaultMMIO
+func (vm *VM) mmioFault(v *kvm.VCPU) error {
+	m, kind := v.MMIO(), FaultMMIO
 	if m.Addr < vm.mem.Size() {
 		kind = FaultTranslation
 	}
-	return vm.fault(&GuestError{Kind: kind, Addr: m.Addr})
+	return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 }
 
 // internalFault carries the refused instruction.
-func (vm *VM) internalFault(x kvm.InternalError) error {
-	return vm.fault(&GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
+func (vm *VM) internalFault(v *kvm.VCPU) error {
+	x := v.InternalError()
+	return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
 }
 
 // runError explains what KVM_RUN itself answered.
-func (vm *VM) runError(errno syscall.Errno) error {
+func (vm *VM) runError(v *kvm.VCPU, errno syscall.Errno) error {
 	if errno == syscall.EFAULT {
 		// KVM_RUN leaves the address in kvm_run only on newer kernels.
 		e := &GuestError{Kind: FaultTranslation, Addr: noAddr}
-		if gpa, ok := vm.vcpu.MemoryFault(); ok {
+		if gpa, ok := v.MemoryFault(); ok {
 			e.Addr = gpa
 		}
-		return vm.fault(e)
+		return vm.fault(v, e)
 	}
 	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
 }

@@ -319,25 +319,25 @@ func testUnknownExits(t *testing.T, ring Ring) {
 	vm := newVM(t, g.config())
 	var e *GuestError
 	// Before the first KVM_RUN the reason is KVM_EXIT_UNKNOWN.
-	if err := vm.exit(); !errors.As(err, &e) || e.Kind != FaultExit || e.RIP != codeAddr {
+	if err := vm.exit(vm.vcpu); !errors.As(err, &e) || e.Kind != FaultExit || e.RIP != codeAddr {
 		t.Errorf("exit() = %v; want kind %q, rip %#x", err, FaultExit, codeAddr)
 	}
-	if err := vm.runError(syscall.EFAULT); !errors.As(err, &e) || e.Kind != FaultTranslation || e.Addr != noAddr {
+	if err := vm.runError(vm.vcpu, syscall.EFAULT); !errors.As(err, &e) || e.Kind != FaultTranslation || e.Addr != noAddr {
 		t.Errorf("runError(EFAULT) = %v; want kind %q without an address", err, FaultTranslation)
 	}
 	var h *HostError
-	if err := vm.runError(syscall.EIO); !errors.As(err, &h) || !errors.Is(err, syscall.EIO) || h.Op != "KVM_RUN" {
+	if err := vm.runError(vm.vcpu, syscall.EIO); !errors.As(err, &h) || !errors.Is(err, syscall.EIO) || h.Op != "KVM_RUN" {
 		t.Errorf("runError(EIO) = %v; want a *HostError of KVM_RUN", err)
 	}
 	// A vCPU whose descriptor is gone.
 	if err := vm.vcpu.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := vm.loop(); !errors.As(err, &h) || !errors.Is(err, syscall.EBADF) {
+	if _, err := vm.loop(vm.vcpu); !errors.As(err, &h) || !errors.Is(err, syscall.EBADF) {
 		t.Errorf("loop() = %v; want a *HostError of EBADF", err)
 	}
 	boom := errors.New("boom")
-	if err := vm.portFault(boom); err != boom {
+	if err := vm.portFault(vm.vcpu, boom); err != boom {
 		t.Errorf("portFault(%v) = %v; want it unchanged", boom, err)
 	}
 }

@@ -91,7 +91,7 @@ func testHotPathAllocatesNothing(t *testing.T, ring Ring) {
 		repeat(t, vm, 2*runs) // AllocsPerRun adds one to warm up
 		got := testing.AllocsPerRun(runs, func() {
 			enter(t, vm)
-			if err := vm.exit(); err != nil {
+			if err := vm.exit(vm.vcpu); err != nil {
 				t.Errorf("%s: exit() = %v; want nil", tt.name, err)
 			}
 		})
@@ -148,7 +148,7 @@ func BenchmarkExit(b *testing.B) {
 			vm := build(b, b.N, bb.emit)
 			b.ReportAllocs()
 			b.ResetTimer()
-			if res, err := vm.loop(); err != nil {
+			if res, err := vm.loop(vm.vcpu); err != nil {
 				b.Fatalf("loop() = %+v, %v; want status 0", res, err)
 			}
 			report(b)
@@ -163,7 +163,7 @@ func BenchmarkExit(b *testing.B) {
 		for range b.N {
 			enter(b, vm)
 			middle := time.Now()
-			if err := vm.exit(); err != nil {
+			if err := vm.exit(vm.vcpu); err != nil {
 				b.Fatal(err)
 			}
 			end := time.Now()

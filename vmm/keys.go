@@ -131,7 +131,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 		errno = s.vm.vcpu.Run()
 	}
 	if errno != 0 {
-		return s.vm.runError(errno)
+		return s.vm.runError(s.vm.vcpu, errno)
 	}
 	io := s.vm.vcpu.IO()
 	if reason := s.vm.vcpu.Reason(); reason != kvm.ExitIO || io.Port >= sealedVectors {

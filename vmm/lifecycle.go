@@ -2,8 +2,13 @@ package vmm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
+	"sync"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/kvm"
 )
 
 // State is where a VM is in its life.
@@ -58,8 +63,9 @@ func (vm *VM) move(to State) error {
 
 // Result is how a guest ended that ended by itself.
 type Result struct {
-	Status int        // the status that the guest gave, all 32 bits
-	Trap   *TrapFrame // where the guest trapped, if it says so
+	Status int                // the status that the guest gave, all 32 bits
+	Trap   *TrapFrame         // where the guest trapped, if it says so
+	Stop   devices.StopReason // how a PC ended
 }
 
 // Run runs the guest on the calling goroutine until it halts, breaks, or ctx
@@ -73,24 +79,60 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	// KVM wants one vCPU to stay on one thread, and Kick needs to know which.
-	runtime.LockOSThread()
-	slack := setTimerSlack(vcpuTimerSlack)
-	vm.vcpu.Bind()
 	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
 	// Deferred, because the caller's console may panic: Close waits for done.
 	defer func() {
 		unwatch()
-		vm.vcpu.Unbind()
-		setTimerSlack(slack)
-		runtime.UnlockOSThread()
-
 		vm.mu.Lock()
 		defer vm.mu.Unlock()
 		close(vm.done)
 		vm.move(Stopped)
 	}()
-	return vm.loop()
+	vm.timer.Record(MarkEntry)
+	defer vm.timer.Record(MarkExit)
+	if vm.pc != nil {
+		return vm.runPC()
+	}
+	return vm.runVCPU(vm.vcpu)
+}
+
+// runVCPU is the life of a vCPU on the calling goroutine. KVM wants one vCPU to
+// stay on one thread, and Kick needs to know which.
+func (vm *VM) runVCPU(v *kvm.VCPU) (Result, error) {
+	runtime.LockOSThread()
+	slack := setTimerSlack(vcpuTimerSlack)
+	v.Bind()
+	defer func() {
+		v.Unbind()
+		setTimerSlack(slack)
+		runtime.UnlockOSThread()
+	}()
+	return vm.loop(v)
+}
+
+// errOtherVCPU stops the vCPUs of a VM that one of them has ended.
+var errOtherVCPU = errors.New("another vCPU has ended the VM")
+
+// runPC runs the devices and all vCPUs. The first vCPU that ends decides how the
+// VM has ended, and stops the others.
+func (vm *VM) runPC() (res Result, err error) {
+	stopDevices := vm.startPC()
+	defer stopDevices()
+	var once sync.Once
+	var wg sync.WaitGroup
+	run := func(v *kvm.VCPU) {
+		r, e := vm.runVCPU(v)
+		once.Do(func() {
+			res, err = r, e
+			vm.stop(errOtherVCPU)
+		})
+	}
+	for _, v := range vm.vcpus[1:] {
+		wg.Go(func() { run(v) })
+	}
+	run(vm.vcpu)
+	wg.Wait()
+	return res, err
 }
 
 // Traps is the number of exceptions that a sealed guest has taken to the
@@ -115,7 +157,9 @@ func (vm *VM) stop(cause error) {
 	}
 	// The flag comes before the signals: whoever is woken finds it. The vCPU
 	// comes before the event: a guest whose POLL it cuts short must not go on.
-	vm.vcpu.Kick()
+	for _, v := range vm.vcpus {
+		v.Kick()
+	}
 	vm.wake.Signal()
 }
 

@@ -91,7 +91,7 @@ func TestNativeGuests(t *testing.T) {
 	} {
 		t.Run(tt.guest, func(t *testing.T) {
 			path := filepath.Join(dir, tt.guest+".hvt")
-			img, err := loader.Open(path)
+			img, err := loader.Open(path, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,7 +131,7 @@ func BenchmarkTrap(b *testing.B) {
 			enter(b, vm)
 			b.ResetTimer()
 			for range b.N {
-				if err := vm.exit(); err != nil {
+				if err := vm.exit(vm.vcpu); err != nil {
 					b.Fatal(err)
 				}
 				enter(b, vm)

@@ -27,7 +27,7 @@ func ProbeKVM(path string) (*KVMInfo, error) {
 	if err := vm.openKVM(); err != nil {
 		return nil, err
 	}
-	cpuid, err := vm.createVM()
+	cpuid, err := vm.createVM(vm.hvtMemory)
 	if err != nil {
 		return nil, err
 	}

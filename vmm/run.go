@@ -4,32 +4,38 @@ import (
 	"errors"
 	"syscall"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 )
 
 // loop runs the vCPU until the guest ends. It is the hot path: exit, bus,
 // device, and back, without an allocation.
-func (vm *VM) loop() (Result, error) {
-	vm.timer.Record(MarkEntry)
-	defer vm.timer.Record(MarkExit)
+func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 	for {
-		if errno := vm.vcpu.Run(); errno != 0 {
-			if errno != syscall.EINTR {
-				return Result{}, vm.runError(errno)
+		if errno := v.Run(); errno != 0 {
+			if errno != syscall.EINTR && errno != syscall.EAGAIN {
+				return Result{}, vm.runError(v, errno)
 			}
-			// Somebody kicked, or the Go runtime sent its signal. Clear first,
-			// look afterwards: a kick in between is seen in the next round.
-			vm.vcpu.ClearKick()
+			// Somebody kicked, or the Go runtime sent its signal (or a vCPU that waited
+			// for another one to start it has been started: EAGAIN). Clear first, look
+			// afterwards: a kick in between is seen in the next round.
+			v.ClearKick()
 			if err := vm.stopped(); err != nil {
 				return Result{}, err
 			}
 			continue
 		}
-		if err := vm.exit(); err != nil {
-			var h *hypercall.Halt
-			if errors.As(err, &h) {
+		if err := vm.exit(v); err != nil {
+			var (
+				h *hypercall.Halt
+				p *devices.Stop
+			)
+			switch {
+			case errors.As(err, &h):
 				return Result{Status: int(h.Status), Trap: h.Frame}, nil
+			case errors.As(err, &p):
+				return Result{Status: p.Status, Stop: p.Reason}, nil
 			}
 			return Result{}, err
 		}
@@ -38,11 +44,14 @@ func (vm *VM) loop() (Result, error) {
 
 // exit handles one exit of the guest. This is the only place that decides what
 // an exit reason means; nil lets the guest go on.
-func (vm *VM) exit() error {
-	switch reason := vm.vcpu.Reason(); reason {
+func (vm *VM) exit(v *kvm.VCPU) error {
+	switch v.Reason() {
 	case kvm.ExitIO:
-		io := vm.vcpu.IO()
-		if vm.sealed != nil && io.Port < sealedVectors {
+		io := v.IO()
+		switch {
+		case vm.pc != nil:
+			return vm.pc.port(&io)
+		case vm.sealed != nil && io.Port < sealedVectors:
 			return vm.sealed.trap(io.Port)
 		}
 		var err error
@@ -52,20 +61,28 @@ func (vm *VM) exit() error {
 			err = vm.ports.In(io.Port, io.Size, io.Data)
 		}
 		if err != nil {
-			return vm.portFault(err)
+			return vm.portFault(v, err)
 		}
 		return nil
 	case kvm.ExitMMIO:
-		return vm.mmioFault(vm.vcpu.MMIO())
+		if vm.pc != nil {
+			vm.pc.mmio(v.MMIO())
+			return nil
+		}
+		return vm.mmioFault(v)
 	case kvm.ExitInternalError:
-		return vm.internalFault(vm.vcpu.InternalError())
+		return vm.internalFault(v)
 	case kvm.ExitFailEntry:
-		return vm.fault(&GuestError{Kind: FaultEntry, Code: vm.vcpu.FailEntry()})
+		return vm.fault(v, &GuestError{Kind: FaultEntry, Code: v.FailEntry()})
 	case kvm.ExitShutdown:
-		return vm.fault(&GuestError{Kind: FaultShutdown})
+		// A triple fault is how a PC is reset; before it has said anything, it is none.
+		if vm.pc != nil && vm.pc.used.Load() {
+			return &devices.Stop{Reason: devices.StopReset}
+		}
+		return vm.fault(v, &GuestError{Kind: FaultShutdown})
 	case kvm.ExitHLT:
-		return vm.fault(&GuestError{Kind: FaultHLT})
+		return vm.fault(v, &GuestError{Kind: FaultHLT})
 	default:
-		return vm.fault(&GuestError{Kind: FaultExit})
+		return vm.fault(v, &GuestError{Kind: FaultExit})
 	}
 }

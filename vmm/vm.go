@@ -23,14 +23,16 @@ type VM struct {
 	log   *slog.Logger
 	timer *devices.BootTimer
 
-	sys  *kvm.System
-	kvm  *kvm.VM
-	vcpu *kvm.VCPU
-	mem  *memory.Memory
-	view *memory.View
-	code *memory.View // what can be fetched, where that is more than view; else nil
-	wake *hostio.Event
+	sys   *kvm.System
+	kvm   *kvm.VM
+	vcpus []*kvm.VCPU
+	vcpu  *kvm.VCPU // the first one
+	mem   *memory.Memory
+	view  *memory.View
+	code  *memory.View // what can be fetched, where that is more than view; else nil
+	wake  *hostio.Event
 
+	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
 	tables *memory.Memory // sealed: page tables that do not fit below the guest
 	keyed  []mapping      // sealed: memory with a protection key
@@ -77,7 +79,7 @@ func New(cfg Config) (*VM, error) {
 	return vm, nil
 }
 
-// build is all the wiring of a VM: kernel, devices, KVM, memory, vCPU.
+// build decides by the kernel which machine it is.
 func (vm *VM) build() error {
 	cfg := &vm.cfg
 	if err := cfg.check(); err != nil {
@@ -89,6 +91,18 @@ func (vm *VM) build() error {
 		return err
 	}
 	defer img.Close()
+	if img.Kind != loader.KindHVT {
+		return vm.buildPC(img, kvmErr)
+	}
+	return vm.buildHVT(img, kvmErr)
+}
+
+// buildHVT is all the wiring of an hvt guest: devices, KVM, memory, vCPU.
+func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
+	cfg := &vm.cfg
+	if err := cfg.checkHVT(); err != nil {
+		return err
+	}
 	kernelEnd, err := img.Fit(cfg.Memory)
 	if err != nil {
 		return err
@@ -114,7 +128,7 @@ func (vm *VM) build() error {
 	if kvmErr != nil {
 		return kvmErr
 	}
-	cpuid, err := vm.createVM()
+	cpuid, err := vm.createVM(vm.hvtMemory)
 	if err != nil {
 		return err
 	}
@@ -161,9 +175,9 @@ func (vm *VM) build() error {
 
 func openKernel(cfg *Config) (*loader.Image, error) {
 	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile)
+		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	}
-	return loader.Open(cfg.Kernel)
+	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {
@@ -178,30 +192,50 @@ func (vm *VM) openKVM() (err error) {
 	return nil
 }
 
-// createVM makes the KVM side: VM, memory slot, and a vCPU that can do what KVM
-// supports on this host.
-func (vm *VM) createVM() (cpuid *kvm.CPUID, err error) {
+// createVM makes the KVM side: VM, vCPUs that can do what KVM supports on this
+// host, and memory.
+func (vm *VM) createVM(newMemory func() (*memory.Memory, error)) (cpuid *kvm.CPUID, err error) {
 	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
 		return nil, kvmError(err)
 	}
 	vm.timer.Record(MarkVM)
-	if vm.vcpu, err = vm.kvm.CreateVCPU(0); err != nil {
-		return nil, kvmError(err)
+	if vm.pc != nil {
+		if err := vm.kvm.CreatePC(); err != nil {
+			return nil, kvmError(err)
+		}
 	}
-	if vm.mem, err = memory.New(vm.cfg.Memory); err != nil {
+	for id := range max(vm.cfg.CPUs, 1) {
+		v, err := vm.kvm.CreateVCPU(id)
+		if err != nil {
+			return nil, kvmError(err)
+		}
+		vm.vcpus = append(vm.vcpus, v)
+	}
+	vm.vcpu = vm.vcpus[0]
+	if vm.mem, err = newMemory(); err != nil {
 		return nil, &HostError{What: "memory", Err: err}
 	}
-	if err := vm.kvm.SetMemory(0, 0, vm.mem.Host()); err != nil {
-		return nil, kvmError(err)
+	for slot, r := range vm.mem.Ranges() {
+		if err := vm.kvm.SetMemory(uint32(slot), uint64(r.Start), r.Host); err != nil {
+			return nil, kvmError(err)
+		}
 	}
 	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
 		return nil, kvmError(err)
 	}
-	if err := vm.vcpu.SetCPUID(cpuid); err != nil {
-		return nil, kvmError(err)
+	for id, v := range vm.vcpus {
+		if vm.pc != nil {
+			topology(cpuid, id, len(vm.vcpus))
+		}
+		if err := v.SetCPUID(cpuid); err != nil {
+			return nil, kvmError(err)
+		}
 	}
 	return cpuid, nil
 }
+
+// hvtMemory makes the memory of an hvt guest.
+func (vm *VM) hvtMemory() (*memory.Memory, error) { return memory.New(vm.cfg.Memory) }
 
 // release gives back whatever was acquired, in the reverse order.
 func (vm *VM) release() error {
@@ -211,7 +245,9 @@ func (vm *VM) release() error {
 			errs = append(errs, c.Close())
 		}
 	}
-	shut(vm.vcpu, vm.vcpu != nil)
+	for _, v := range vm.vcpus {
+		shut(v, true)
+	}
 	shut(vm.kvm, vm.kvm != nil)
 	shut(vm.sys, vm.sys != nil)
 	shut(vm.mem, vm.mem != nil)

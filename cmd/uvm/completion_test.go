@@ -97,10 +97,10 @@ func TestOtherCompletions(t *testing.T) {
 				line, want := "", c.name+") if [[ $PREFIX == -* ]]; then compadd -- "
 				if shell == "fish" {
 					want, flag = "seen_subcommand_from "+c.name+"' -l ", strings.TrimPrefix(flag, "--")
-					want += flag
+					want += flag + " "
 				}
 				for l := range strings.Lines(text) {
-					if strings.Contains(l, want) {
+					if strings.Contains(strings.TrimSpace(l)+" ", want) {
 						line = l
 					}
 				}

@@ -15,7 +15,7 @@ import (
 // everyFlag gives each flag of `uvm run` that is a setting a value that is not
 // its default, and everyJSON says the same.
 var everyFlag = []string{
-	"--memory", "128M", "--cpus", "1", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1",
+	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1",
 	"--disk", "data=/a b.img,ro,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
 	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
 }
@@ -29,6 +29,11 @@ const everyJSON = `{
   ],
   "memory": "128M",
   "cpus": 1,
+  "boot": "pvh",
+  "initrd": "rd",
+  "cmdline": "a b",
+  "rng": true,
+  "vsock": "/v",
   "ring": "0",
   "seal-exec-only": true,
   "net": [

@@ -36,9 +36,15 @@ func runMain(args []string) int {
 	cfg.Log, cfg.Console = log, console
 
 	ctx, cancel, ready := interruptible()
+	restore := func() {}
+	if s.Console == "" || s.Console == "stdio" {
+		cfg.Input = stdin(&restore, cancel)
+	}
+	defer func() { restore() }()
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		undo()
+		restore()
 		return fail(startStatus(err), "%v", err)
 	}
 	if s.Timeout > 0 {
@@ -57,9 +63,14 @@ func runMain(args []string) int {
 // runFlags binds the flags of `uvm run` to s.
 func runFlags(s *settings) *pflag.FlagSet {
 	f := newFlags("run")
-	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M)")
-	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs; unikernels of the hvt kind have 1 (default 1)")
-	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of the guest: `sealed` (ring 3) or 0 (default sealed)")
+	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M, PC kernels 256M)")
+	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs, up to 16; unikernels of the hvt kind have 1 (default 1)")
+	f.StringVar(&s.Boot, "boot", s.Boot, "boot protocol of a PC kernel: `pvh` or linux (default: what the file offers, pvh first)")
+	f.StringVar(&s.Initrd, "initrd", s.Initrd, "initial RAM disk of a PC kernel, a `FILE`")
+	f.StringVar(&s.Cmdline, "cmdline", s.Cmdline, "further `WORDS` for a PC kernel's command line; they win over uvm's own")
+	f.BoolVar(&s.RNG, "rng", s.RNG, "give a PC a virtio source of random numbers")
+	f.StringVar(&s.Vsock, "vsock", s.Vsock, "give a PC virtio sockets; the host's side is the Unix socket `PATH` (docs/vsock.md)")
+	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
 	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=… (repeatable)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")

@@ -97,7 +97,7 @@ func startFailures(t *testing.T) []start {
 		{"empty file", []string{writeFile(t, "empty", nil)}, 127, []string{"truncated"}},
 		{"32-bit", []string{broken(t, elfClass, 1)}, 127, []string{"not a 64-bit ELF file"}},
 		{"truncated headers", []string{writeFile(t, "short", elf[:100])}, 127, []string{"truncated"}},
-		{"no note", []string{broken(t, noteABI+noteType, 0)}, 127, []string{"Solo5"}},
+		{"no note", []string{broken(t, noteABI+noteType, 0)}, 127, []string{"note of 140 bytes, where 136 are left"}},
 		{"other target", []string{broken(t, noteABIDesc, 2)}, 127, []string{"hvt"}},
 		{"other ABI version", []string{broken(t, noteABIDesc+4, 3)}, 127, []string{"version 3"}},
 		{"no manifest", []string{broken(t, noteMFT+noteType, 0)}, 127, []string{"manifest"}},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -22,6 +23,11 @@ type settings struct {
 	Args         []string `json:"args,omitempty"`
 	Memory       memSize  `json:"memory,omitempty"`
 	CPUs         int      `json:"cpus,omitempty"`
+	Boot         string   `json:"boot,omitempty"`
+	Initrd       string   `json:"initrd,omitempty"`
+	Cmdline      string   `json:"cmdline,omitempty"`
+	RNG          bool     `json:"rng,omitempty"`
+	Vsock        string   `json:"vsock,omitempty"`
 	Ring         string   `json:"ring,omitempty"`
 	SealExecOnly bool     `json:"seal-exec-only,omitempty"`
 	Nets         netList  `json:"net,omitempty"`
@@ -61,7 +67,9 @@ func (s *settings) load(path string) error {
 // vmConfig is the part that the library understands.
 func (s *settings) vmConfig() vmm.Config {
 	c := vmm.Config{
-		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(), ExecTime: execTime,
+		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, ExecTime: execTime,
+		Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(),
+		Boot: loader.Kind(s.Boot), Initrd: s.Initrd, Cmdline: s.Cmdline, RNG: s.RNG, Vsock: s.Vsock,
 	}
 	for _, n := range s.Nets {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})

@@ -139,7 +139,7 @@ func solo5Split(words []string) (kernel string, options, args []string, err erro
 // solo5Explain returns the error that Solo5's tender would give for these
 // options, or nil.
 func solo5Explain(kernel string, options []string) error {
-	img, err := loader.Open(kernel)
+	img, err := loader.Open(kernel, loader.KindHVT)
 	if err != nil {
 		return solo5Error(err, nil)
 	}
@@ -159,6 +159,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		return 1, solo5Fail("guest memory size %d bytes exceeds the max size %d bytes", mem, uint64(most))
 	}
 	cfg := vmm.Config{
+		Boot:   loader.KindHVT,
 		Kernel: r.kernel, Args: r.args, Memory: mem, Console: os.Stdout, NoMarks: true,
 		Ring: vmm.Ring(os.Getenv("UVM_RING")), TSSAvailable: labTSS(), // Solo5's syntax has no room for it
 	}

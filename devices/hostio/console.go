@@ -52,3 +52,35 @@ func (c *Console) Write(b []byte) (int, error) {
 	}
 	return total, nil
 }
+
+// Pump reads fd and hands the bytes to take, which returns how many it took; if
+// that was not all, room is signalled when there is room for more. It returns
+// when fd ends or fails, or stop is signalled.
+func Pump(fd int, stop, room *Event, take func([]byte) int) {
+	fds := [...]unix.PollFd{{Fd: int32(stop.PollFD()), Events: unix.POLLIN}, {Events: unix.POLLIN}}
+	buf := make([]byte, pipeBuf)
+	var rest []byte
+	for {
+		fds[1].Fd = int32(fd)
+		if len(rest) > 0 {
+			fds[1].Fd = int32(room.PollFD())
+		}
+		if _, err := unix.Poll(fds[:], -1); err == unix.EINTR {
+			continue
+		} else if err != nil || fds[0].Revents != 0 {
+			return
+		}
+		if len(rest) > 0 {
+			room.Clear()
+		} else {
+			n, err := unix.Read(fd, buf)
+			if err == unix.EINTR || err == unix.EAGAIN {
+				continue
+			} else if err != nil || n <= 0 {
+				return
+			}
+			rest = buf[:n]
+		}
+		rest = rest[take(rest):]
+	}
+}

@@ -3,6 +3,7 @@ package hostio
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,9 @@ type Disk struct {
 	fd   int
 	size int64
 	ro   bool
+
+	mu     sync.Mutex
+	failed syscall.Errno // what the first failed flush gave; under mu
 }
 
 // OpenDisk opens the image at path and locks it: exclusively, or shared with
@@ -108,6 +112,25 @@ func (d *Disk) transfer(call func(int, []byte, int64) (int, error), b []byte, of
 		b, off = b[n:], off+int64(n)
 	}
 	return 0
+}
+
+// Flush returns when all that was stored before is on the disk (fdatasync(2)).
+// Once it has failed it always fails, with the same error: the kernel reports a
+// lost page once, forgets it, and would call the next flush a success.
+func (d *Disk) Flush() syscall.Errno { return d.flush(unix.Fdatasync) }
+
+func (d *Disk) flush(call func(int) error) syscall.Errno {
+	d.mu.Lock() // else another flush could run between a failure and its record
+	defer d.mu.Unlock()
+	for d.failed == 0 {
+		err := call(d.fd)
+		if err == unix.EINTR {
+			continue
+		}
+		d.failed = errno(err)
+		break
+	}
+	return d.failed
 }
 
 // Close releases the lock and the descriptor.

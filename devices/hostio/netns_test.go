@@ -1,6 +1,7 @@
 package hostio
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"runtime"
 	"testing"
@@ -139,4 +140,28 @@ func peer(t *testing.T, name string) int {
 		t.Fatal(err)
 	}
 	return sock
+}
+
+// deleteLink removes the interface, as `ip link del` does (rtnetlink(7)).
+func deleteLink(t *testing.T, name string) {
+	t.Helper()
+	index := ifreq(t, name, unix.SIOCGIFINDEX, nil).Uint32()
+	sock, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(sock)
+	msg := make([]byte, 32) // struct nlmsghdr, struct ifinfomsg
+	le := binary.LittleEndian
+	le.PutUint32(msg, uint32(len(msg)))
+	le.PutUint16(msg[4:], unix.RTM_DELLINK)
+	le.PutUint16(msg[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	le.PutUint32(msg[20:], index)
+	if err := unix.Sendto(sock, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		t.Fatal(err)
+	}
+	var ack [256]byte
+	if n, err := unix.Read(sock, ack[:]); err != nil || n < 20 || le.Uint32(ack[16:]) != 0 {
+		t.Fatalf("RTM_DELLINK of %s = %v, error %d; want 0", name, err, int32(le.Uint32(ack[16:])))
+	}
 }

@@ -12,16 +12,19 @@ import (
 // another network namespace, where its MTU cannot be asked for.
 const DefaultMTU = 1500
 
-// Tap is a TAP interface, as the driver hands out frames without any header
-// (IFF_NO_PI, no IFF_VNET_HDR); see the kernel's
-// Documentation/networking/tuntap.rst.
+// Tap is a TAP interface, as the driver hands out frames without packet
+// information (IFF_NO_PI); see the kernel's Documentation/networking/tuntap.rst.
 type Tap struct {
-	fd  int
-	mtu int
+	fd, mtu, header int
+	read, write     []unix.Iovec // reused, so that no frame allocates
 }
 
-// OpenTap attaches to the TAP interface name, which must exist and be up.
-func OpenTap(name string) (*Tap, error) {
+// vnetHeader is the size of struct virtio_net_hdr_v1.
+const vnetHeader = 12
+
+// OpenTap attaches to the TAP interface name, which must exist and be up. Where
+// vnet is set, frames have a vnet header (IFF_VNET_HDR).
+func OpenTap(name string, vnet bool) (*Tap, error) {
 	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, &TapError{name, "socket", err}
@@ -48,21 +51,26 @@ func OpenTap(name string) (*Tap, error) {
 	if err != nil {
 		return nil, &TapError{name, "open /dev/net/tun", err}
 	}
-	if err := attach(fd, name); err != nil {
+	t := &Tap{fd: fd, mtu: mtu}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if vnet {
+		t.header, flags = vnetHeader, flags|unix.IFF_VNET_HDR
+	}
+	if err := t.attach(name, flags); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	return &Tap{fd: fd, mtu: mtu}, nil
+	return t, nil
 }
 
 // attach connects an open /dev/net/tun to the interface name.
-func attach(fd int, name string) error {
+func (t *Tap) attach(name string, flags uint16) error {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return &TapError{name, "name", err}
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); {
+	ifr.SetUint16(flags)
+	switch err := unix.IoctlIfreq(t.fd, unix.TUNSETIFF, ifr); {
 	case errors.Is(err, unix.EBUSY):
 		return &TapError{name, "in use by another process", err}
 	case errors.Is(err, unix.EINVAL):
@@ -76,15 +84,20 @@ func attach(fd int, name string) error {
 	if ifr.Name() != name {
 		return &TapError{name, "the kernel attached " + ifr.Name() + " instead", unix.EINVAL}
 	}
-	return noOffload(fd, name)
+	return t.frames(name)
 }
 
-// noOffload has the kernel hand out frames no longer than the MTU, with their
-// checksums: an earlier user of the interface may have taken on more, for which
-// a vnet header would be needed.
-func noOffload(fd int, name string) error {
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+// frames has the kernel hand out frames no longer than the MTU, with their
+// checksums, behind a header of the size that we know: an earlier user of the
+// interface may have agreed on something else.
+func (t *Tap) frames(name string) error {
+	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, 0); err != nil {
 		return &TapError{name, "TUNSETOFFLOAD", err}
+	}
+	if t.header > 0 {
+		if err := unix.IoctlSetPointerInt(t.fd, unix.TUNSETVNETHDRSZ, t.header); err != nil {
+			return &TapError{name, "TUNSETVNETHDRSZ", err}
+		}
 	}
 	return nil
 }
@@ -100,9 +113,11 @@ func interfaceMTU(sock int, name string) (int, error) {
 
 // TapFromFD uses an open TAP descriptor that the process inherited. It has to be
 // one with IFF_NO_PI, which cannot be checked: in TUNGETIFF's answer that bit
-// means IFF_NOFILTER. The Tap works on a duplicate; fd stays the caller's, but
-// for O_NONBLOCK and the offloads, which the two share.
-func TapFromFD(fd int) (*Tap, error) {
+// means IFF_NOFILTER. Where vnet is set it may have a vnet header or none, as
+// whoever attached it chose; VnetHeader says which. The Tap works on a duplicate;
+// fd stays the caller's, but for O_NONBLOCK, the offloads and the header's size,
+// which the two share.
+func TapFromFD(fd int, vnet bool) (*Tap, error) {
 	name := fmt.Sprintf("fd %d", fd)
 	ifr, err := unix.NewIfreq("")
 	if err != nil {
@@ -117,69 +132,63 @@ func TapFromFD(fd int) (*Tap, error) {
 	case err != nil:
 		return nil, &TapError{name, "not a TAP descriptor", err}
 	}
-	const want, mask = unix.IFF_TAP, unix.IFF_TUN | unix.IFF_TAP | unix.IFF_VNET_HDR
-	if f := ifr.Uint16(); f&mask != want {
-		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP without IFF_VNET_HDR", ifr.Name(), f), unix.EINVAL}
+	t, f := &Tap{mtu: DefaultMTU}, ifr.Uint16()
+	if f&unix.IFF_VNET_HDR != 0 {
+		t.header = vnetHeader
 	}
-	mtu := DefaultMTU
+	if f&(unix.IFF_TUN|unix.IFF_TAP) != unix.IFF_TAP || t.header > 0 && !vnet {
+		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP, and IFF_VNET_HDR for virtio only", ifr.Name(), f), unix.EINVAL}
+	}
 	if sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
 		if n, err := interfaceMTU(sock, ifr.Name()); err == nil {
-			mtu = n
+			t.mtu = n
 		}
 		unix.Close(sock)
 	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
+	if t.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 		return nil, &TapError{name, "duplicate", err}
 	}
-	if err := unix.SetNonblock(dup, true); err != nil {
-		unix.Close(dup)
+	if err := unix.SetNonblock(t.fd, true); err != nil {
+		unix.Close(t.fd)
 		return nil, &TapError{name, "O_NONBLOCK", err}
 	}
-	if err := noOffload(dup, name); err != nil {
-		unix.Close(dup)
+	if err := t.frames(name); err != nil {
+		unix.Close(t.fd)
 		return nil, err
 	}
-	return &Tap{fd: dup, mtu: mtu}, nil
+	return t, nil
 }
 
 // MTU is the interface's MTU in bytes when it was opened.
 func (t *Tap) MTU() int { return t.mtu }
 
+// VnetHeader is 12 or 0.
+func (t *Tap) VnetHeader() int { return t.header }
+
 // PollFD is the descriptor itself.
 func (t *Tap) PollFD() int { return t.fd }
 
-// ReadFrame takes one frame; EAGAIN says that none waits.
-func (t *Tap) ReadFrame(b []byte) (int, syscall.Errno) {
-	for {
-		n, err := unix.Read(t.fd, b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, errno(err)
-		case n <= 0:
-			return 0, syscall.EAGAIN
-		}
-		return n, 0
+// ReadFrame takes one frame; EAGAIN says that none waits, or that bufs have no
+// room at all.
+func (t *Tap) ReadFrame(bufs [][]byte) (int, syscall.Errno) {
+	n, _, e := vectored(unix.SYS_READV, t.fd, &t.read, bufs)
+	if e == 0 && n == 0 {
+		e = syscall.EAGAIN
 	}
+	return n, e
 }
 
 // WriteFrame sends one frame. The driver takes a frame whole or refuses it;
 // anything else would be EIO.
-func (t *Tap) WriteFrame(b []byte) syscall.Errno {
-	for {
-		n, err := unix.Write(t.fd, b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return errno(err)
-		case n != len(b):
-			return syscall.EIO
-		}
-		return 0
+func (t *Tap) WriteFrame(bufs [][]byte) syscall.Errno {
+	n, size, e := vectored(unix.SYS_WRITEV, t.fd, &t.write, bufs)
+	switch {
+	case e == 0 && size == 0: // the kernel does not ask the driver about no bytes
+		return syscall.EINVAL
+	case e == 0 && n != size:
+		return syscall.EIO
 	}
+	return e
 }
 
 // Close detaches from the interface.

@@ -23,7 +23,7 @@ const (
 
 func openTap(t *testing.T, name string) *Tap {
 	t.Helper()
-	tap, err := OpenTap(name)
+	tap, err := OpenTap(name, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,17 +67,17 @@ func TestOpenTapErrors(t *testing.T) {
 		{"", unix.ENOENT, "no such interface"},
 		{"tap0\x00x", unix.EBUSY, ""}, // the kernel sees tap0
 	} {
-		tap, err := OpenTap(c.name)
+		tap, err := OpenTap(c.name, false)
 		checkTapError(t, "OpenTap("+c.name+")", tap, err, c.name, c.errno, c.text)
 	}
 	// A refused open makes no interface.
 	for _, name := range []string{"tap1", "tap%d"} {
-		if tap, err := OpenTap(name); !errors.Is(err, unix.ENOENT) {
+		if tap, err := OpenTap(name, false); !errors.Is(err, unix.ENOENT) {
 			t.Errorf("second OpenTap(%q) = %v, %v; want ENOENT", name, tap, err)
 		}
 	}
 	// And the one that is in use works on.
-	if e := busy.WriteFrame(frame("still")); e != 0 {
+	if e := busy.WriteFrame(whole(frame("still"))); e != 0 {
 		t.Errorf("WriteFrame after a second attach was refused = %v; want 0", e)
 	}
 	if err := busy.Close(); err != nil {
@@ -104,6 +104,9 @@ func TestTapMTU(t *testing.T) {
 	}
 }
 
+// whole is a frame in one piece.
+func whole(b []byte) [][]byte { return [][]byte{b} }
+
 // receive returns the next frame of the test's own; the kernel sends others.
 func receive(t *testing.T, tap *Tap, b []byte) int {
 	t.Helper()
@@ -111,7 +114,7 @@ func receive(t *testing.T, tap *Tap, b []byte) int {
 	testutil.Until(t, "a frame arrives", func() bool {
 		for {
 			var e syscall.Errno
-			if n, e = tap.ReadFrame(b); e == unix.EAGAIN {
+			if n, e = tap.ReadFrame(whole(b)); e == unix.EAGAIN {
 				return false
 			} else if e != 0 {
 				t.Fatalf("ReadFrame = %v; want 0 or EAGAIN", e)
@@ -132,7 +135,7 @@ func TestTapFrames(t *testing.T) {
 	b := make([]byte, 2048)
 	for _, content := range []string{strings.Repeat("0", 46), "x", strings.Repeat("m", 1500)} {
 		want := frame(content)
-		if e := tap.WriteFrame(want); e != 0 {
+		if e := tap.WriteFrame(whole(want)); e != 0 {
 			t.Fatalf("WriteFrame(%d bytes) = %v; want 0", len(want), e)
 		}
 		if n, err := unix.Read(sock, b); err != nil || !bytes.Equal(b[:n], want) {
@@ -168,7 +171,7 @@ func TestTapPoll(t *testing.T) {
 	// drain reads what the kernel sends by itself.
 	drain := func() {
 		for {
-			if _, e := tap.ReadFrame(b); e == unix.EAGAIN {
+			if _, e := tap.ReadFrame(whole(b)); e == unix.EAGAIN {
 				return
 			} else if e != 0 {
 				t.Fatalf("ReadFrame = %v; want 0 or EAGAIN", e)
@@ -189,24 +192,24 @@ func TestTapRefusals(t *testing.T) {
 	up(t, "tap0")
 	tap := openTap(t, "tap0")
 	for _, n := range []int{0, 1, 13} { // less than an Ethernet header
-		if e := tap.WriteFrame(make([]byte, n)); e != unix.EINVAL {
+		if e := tap.WriteFrame(whole(make([]byte, n))); e != unix.EINVAL {
 			t.Errorf("WriteFrame(%d bytes) = %v; want EINVAL", n, e)
 		}
 	}
 	down(t, "tap0")
-	if e := tap.WriteFrame(frame("down")); e != unix.EIO {
+	if e := tap.WriteFrame(whole(frame("down"))); e != unix.EIO {
 		t.Errorf("WriteFrame on an interface that is down = %v; want EIO", e)
 	}
 	up(t, "tap0")
-	if e := tap.WriteFrame(frame("up")); e != 0 {
+	if e := tap.WriteFrame(whole(frame("up"))); e != 0 {
 		t.Errorf("WriteFrame after it is up again = %v; want 0", e)
 	}
 	f, b := frame("many"), make([]byte, 2048)
 	if n := testing.AllocsPerRun(100, func() {
-		if e := tap.WriteFrame(f); e != 0 {
+		if e := tap.WriteFrame(whole(f)); e != 0 {
 			t.Error(e)
 		}
-		if _, e := tap.ReadFrame(b); e != 0 && e != unix.EAGAIN {
+		if _, e := tap.ReadFrame(whole(b)); e != 0 && e != unix.EAGAIN {
 			t.Error(e)
 		}
 	}); n != 0 {
@@ -215,10 +218,10 @@ func TestTapRefusals(t *testing.T) {
 	if err := tap.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, e := tap.ReadFrame(make([]byte, 64)); e != unix.EBADF {
+	if _, e := tap.ReadFrame(whole(make([]byte, 64))); e != unix.EBADF {
 		t.Errorf("ReadFrame after Close = %v; want EBADF", e)
 	}
-	if e := tap.WriteFrame(frame("closed")); e != unix.EBADF {
+	if e := tap.WriteFrame(whole(frame("closed"))); e != unix.EBADF {
 		t.Errorf("WriteFrame after Close = %v; want EBADF", e)
 	}
 }
@@ -255,7 +258,7 @@ func TestTapFromFDErrors(t *testing.T) {
 		// A descriptor with packet information cannot be told apart: TUNGETIFF
 		// sets the bit of IFF_NO_PI, which is also that of IFF_NOFILTER, for all.
 	} {
-		tap, err := TapFromFD(c.fd)
+		tap, err := TapFromFD(c.fd, false)
 		var te *TapError
 		if tap != nil || !errors.As(err, &te) || !strings.Contains(err.Error(), c.text) || c.errno != 0 && !errors.Is(err, c.errno) {
 			t.Errorf("TapFromFD of %s = %v, %v; want a TapError with %v and %q", c.what, tap, err, c.errno, c.text)
@@ -281,7 +284,7 @@ func TestTapFromFD(t *testing.T) {
 	fd := tun(t, "tap0", tapFlags) // blocking, as a parent may hand it down
 	setMTU(t, "tap0", 9000)
 	up(t, "tap0")
-	tap, err := TapFromFD(fd)
+	tap, err := TapFromFD(fd, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +304,7 @@ func TestTapFromFD(t *testing.T) {
 	if n := receive(t, tap, b); string(b[14:n]) != "in" {
 		t.Errorf("ReadFrame = %q; want in", b[14:n])
 	}
-	if e := tap.WriteFrame(frame("out")); e != 0 {
+	if e := tap.WriteFrame(whole(frame("out"))); e != 0 {
 		t.Errorf("WriteFrame = %v; want 0", e)
 	}
 	if n, err := unix.Read(sock, b); err != nil || string(b[14:n]) != "out" {
@@ -311,7 +314,7 @@ func TestTapFromFD(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The caller's descriptor is still there and attached.
-	again, err := TapFromFD(fd)
+	again, err := TapFromFD(fd, false)
 	if err != nil {
 		t.Fatalf("TapFromFD after Close of the first = %v; want nil", err)
 	}
@@ -325,7 +328,7 @@ func TestTapFromFDElsewhere(t *testing.T) {
 	fd := tun(t, "tap0", tapFlags)
 	setMTU(t, "tap0", 9000)
 	netns(t)
-	tap, err := TapFromFD(fd)
+	tap, err := TapFromFD(fd, false)
 	if err != nil {
 		t.Fatal(err)
 	}

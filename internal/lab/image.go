@@ -183,17 +183,9 @@ var lddLine = regexp.MustCompile(`(?m)^\s*(?:\S+ => )?(/\S+) \(0x`)
 // addTool adds a program of this machine's to /usr/bin, and its libraries at
 // the places where they lie here.
 func addTool(a *archive, name string) error {
-	file, err := exec.LookPath(name)
+	file, err := tool(name)
 	if err != nil {
-		for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
-			if f, e := exec.LookPath(dir + name); e == nil {
-				file, err = f, nil
-				break
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("lab: tool: %w; install it on this machine", err)
-		}
+		return err
 	}
 	a.file("/usr/bin/"+filepath.Base(name), file)
 	libs, err := run("/", "ldd", file)

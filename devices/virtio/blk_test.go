@@ -1,0 +1,292 @@
+package virtio
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/devices/hostio"
+)
+
+var _ Device = (*Blk)(nil)
+
+func TestBlkConfig(t *testing.T) {
+	disk := newFakeDisk(t, 10*512+511)
+	b := NewBlk(disk, false, "", nil)
+	want := make([]byte, 24)
+	copy(want, "\x0a")
+	copy(want[12:], "\xfe")
+	copy(want[20:], "\x00\x02")
+	if !bytes.Equal(b.Config(), want) || b.Type() != 2 || !slices.Equal(b.Queues(), []uint16{256}) || b.PollFD() != -1 {
+		t.Errorf("Config() = % x, Type() = %d, Queues() = %d, PollFD() = %d; want % x, 2, [256], -1", b.Config(), b.Type(), b.Queues(), b.PollFD(), want)
+	}
+	for ro, want := range map[bool]uint64{false: 1<<2 | 1<<6 | 1<<9, true: 1<<2 | 1<<5 | 1<<6 | 1<<9} {
+		if got := NewBlk(disk, ro, "", nil).Features(); got != want {
+			t.Errorf("Features() with readOnly %v = %#x; want %#x", ro, got, want)
+		}
+	}
+	if err := b.Close(); err != nil || !disk.closed {
+		t.Errorf("Close() = %v, and the disk is closed: %v; want nil, true", err, disk.closed)
+	}
+	if err := b.Serve(); err != nil {
+		t.Errorf("Serve() without a queue = %v; want nil", err)
+	}
+}
+
+// TestBlkRequests has every kind of request, and those that are refused with a
+// status. The disk has 8 sectors.
+func TestBlkRequests(t *testing.T) {
+	const maxSector = 1<<64 - 1
+	s := func(n int) []byte { return bytes.Repeat([]byte{0xee}, n) }
+	for _, c := range []struct {
+		name   string
+		ro     bool
+		kind   uint32
+		sector uint64
+		out    []byte
+		in     int // without the status
+		status byte
+		used   uint32
+		calls  string
+	}{
+		{"read", false, blkIn, 1, nil, 1024, blkOK, 1025, "read 512+1024"},
+		{"read all", false, blkIn, 0, nil, 4096, blkOK, 4097, "read 0+4096"},
+		{"read nothing", false, blkIn, 8, nil, 0, blkOK, 1, ""},
+		{"read read-only", true, blkIn, 7, nil, 512, blkOK, 513, "read 3584+512"},
+		{"read behind the end", false, blkIn, 8, nil, 512, blkIOErr, 1, ""},
+		{"read over the end", false, blkIn, 7, nil, 1024, blkIOErr, 1, ""},
+		{"read nothing behind the end", false, blkIn, 9, nil, 0, blkIOErr, 1, ""},
+		{"read more than there is", false, blkIn, 0, nil, 4608, blkIOErr, 1, ""},
+		{"read at the last sector of all", false, blkIn, maxSector, nil, 512, blkIOErr, 1, ""},
+		{"read at a sector whose byte overflows", false, blkIn, 1 << 55, nil, 512, blkIOErr, 1, ""},
+		{"read half a sector", false, blkIn, 0, nil, 256, blkIOErr, 1, ""},
+		{"read a byte too much", false, blkIn, 0, nil, 513, blkIOErr, 1, ""},
+		{"write", false, blkOut, 2, s(512), 0, blkOK, 1, "write 1024+512"},
+		{"write nothing", false, blkOut, 0, nil, 0, blkOK, 1, ""},
+		{"write with room to read", false, blkOut, 0, s(512), 512, blkOK, 1, "write 0+512"},
+		{"write over the end", false, blkOut, 7, s(1024), 0, blkIOErr, 1, ""},
+		{"write behind the end", false, blkOut, maxSector, s(512), 0, blkIOErr, 1, ""},
+		{"write half a sector", false, blkOut, 0, s(100), 0, blkIOErr, 1, ""},
+		{"write read-only", true, blkOut, 0, s(512), 0, blkIOErr, 1, ""},
+		{"write nothing read-only", true, blkOut, 0, nil, 0, blkIOErr, 1, ""},
+		{"flush", false, blkSync, 0, nil, 0, blkOK, 1, "flush 0+0"},
+		{"flush with a sector and data", false, blkSync, maxSector, s(7), 9, blkOK, 1, "flush 0+0"},
+		{"flush read-only", true, blkSync, 0, nil, 0, blkOK, 1, "flush 0+0"},
+		{"serial", false, blkGetID, maxSector, nil, 20, blkOK, 21, ""},
+		{"serial in too little", false, blkGetID, 0, nil, 5, blkOK, 6, ""},
+		{"serial in too much", false, blkGetID, 0, nil, 30, blkOK, 21, ""},
+		{"discard", false, 11, 0, s(16), 0, blkUnsupp, 1, ""},
+		{"write zeroes", false, 13, 0, s(16), 0, blkUnsupp, 1, ""},
+		{"unknown", false, 1 << 31, 0, s(512), 512, blkUnsupp, 1, ""},
+	} {
+		// In one piece, in the usual three, and split at random.
+		for cut := range 10 {
+			rng := rand.New(rand.NewPCG(uint64(cut), 1))
+			r := newBlkRig(t, newFakeDisk(t, 8*512), c.ro, blkFlush)
+			before, header := slices.Clone(r.disk.data), blkHeader(c.kind, c.sector)
+			out, in := [][]byte{append(header, c.out...)}, []int{c.in + 1}
+			if cut == 1 && len(c.out) > 0 {
+				out = [][]byte{header, c.out}
+			} else if cut > 1 {
+				out, in = cutBytes(rng, out[0], 20), cutSizes(rng, in[0], 20)
+			}
+			status, data, used := r.request(out, in...)
+			if status != c.status || used != c.used {
+				t.Errorf("%s, cut %d: status %d, used length %d; want %d, %d", c.name, cut, status, used, c.status, c.used)
+			}
+			if got := strings.Join(r.disk.calls, " "); cut == 0 && got != c.calls {
+				t.Errorf("%s: the disk was asked for %q; want %q", c.name, got, c.calls)
+			}
+			off, want := c.sector*512, make([]byte, c.in)
+			if c.kind == blkIn && c.status == blkOK {
+				copy(want, before[off:])
+			} else if c.kind == blkGetID {
+				copy(want, "serial-0123456789abc")
+			} else if c.kind == blkOut && c.status == blkOK {
+				copy(before[off:], c.out)
+			}
+			if !bytes.Equal(data, want) {
+				t.Errorf("%s, cut %d: the guest has % x; want % x", c.name, cut, data, want)
+			}
+			if !bytes.Equal(r.disk.data, before) {
+				t.Errorf("%s, cut %d: the disk has other bytes than it should have", c.name, cut)
+			}
+			if r.logs != nil {
+				t.Errorf("%s, cut %d: logged %q; want nothing: the host has not failed", c.name, cut, r.logs)
+			}
+		}
+	}
+}
+
+// TestBlkMalformed: chains that cannot carry an answer, or no question.
+func TestBlkMalformed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		out  [][]byte
+		in   []int
+	}{
+		{"nothing", nil, []int{}},
+		{"no header", nil, []int{513}},
+		{"short header", [][]byte{make([]byte, 15)}, []int{1}},
+		{"short header in pieces", [][]byte{{0}, {0, 0}, make([]byte, 12)}, []int{512, 1}},
+		{"no status", [][]byte{blkHeader(blkOut, 0), make([]byte, 512)}, nil},
+	} {
+		r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
+		if c.out == nil && len(c.in) == 0 {
+			r.desc(0, bufBase, 0, 0, 0) // one empty buffer
+			r.offer(0)
+		} else {
+			r.add(c.out, c.in...)
+		}
+		if err := r.rounds(); err == nil || len(r.disk.calls) != 0 {
+			t.Errorf("%s: Serve() = %v after %q; want an error, and the disk left alone", c.name, err, r.disk.calls)
+		}
+		if _, _, ok := r.driver.done(); ok {
+			t.Errorf("%s: the chain was returned", c.name)
+		}
+		// After a reset it works again.
+		r.restart(t, blkFlush)
+		if status, _, _ := r.request([][]byte{blkHeader(blkSync, 0)}, 1); status != blkOK {
+			t.Errorf("%s: status after a reset = %d; want 0", c.name, status)
+		}
+	}
+}
+
+// TestBlkDurability: a driver without FLUSH gets each write flushed before its
+// status; one with it does not, until it asks.
+func TestBlkDurability(t *testing.T) {
+	write := [][]byte{blkHeader(blkOut, 1), make([]byte, 512)}
+	for _, c := range []struct {
+		features uint64
+		calls    string
+	}{
+		{blkFlush, "write 512+512"},
+		{0, "write 512+512,flush 0+0"},
+		{blkSegMax, "write 512+512,flush 0+0"},
+	} {
+		r := newBlkRig(t, newFakeDisk(t, 4096), false, c.features)
+		var seen byte
+		_, bufs := r.add(write, 1)
+		bufs[0][0] = 0x77
+		r.disk.fail = func(op string, _ int) devices.Errno {
+			if _, _, ok := r.driver.done(); ok {
+				t.Errorf("features %#x: the request is complete before its %s", c.features, op)
+			}
+			seen = bufs[0][0]
+			return 0
+		}
+		if err := r.rounds(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.disk.calls, ","); got != c.calls || seen != 0x77 || bufs[0][0] != blkOK {
+			t.Errorf("features %#x: the disk was asked for %q, status %#x before and %d after; want %q, 0x77, 0", c.features, got, seen, bufs[0][0], c.calls)
+		}
+	}
+	// A round ends with a flush, which may take long, and the next one goes on.
+	r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
+	for range 3 {
+		r.add([][]byte{blkHeader(blkSync, 0)}, 1)
+	}
+	for i := range 3 {
+		r.q.left, r.q.more = roundBytes, false
+		if err := r.b.Serve(); err != nil || len(r.disk.calls) != i+1 || r.q.more != (i < 2) {
+			t.Errorf("round %d: %d flushes, more is due: %v; want one in each, and %v", i, len(r.disk.calls), r.q.more, i < 2)
+		}
+	}
+	// A read needs no flush, and a write that failed does not get one.
+	r = newBlkRig(t, newFakeDisk(t, 4096), false, 0)
+	r.disk.fail = func(op string, _ int) devices.Errno {
+		if op == "write" {
+			return syscall.EIO
+		}
+		return 0
+	}
+	r.request([][]byte{blkHeader(blkIn, 0)}, 513)
+	if status, _, _ := r.request(write, 1); status != blkIOErr || strings.Join(r.disk.calls, ",") != "read 0+512,write 512+512" {
+		t.Errorf("status %d after %q; want 1 after a read and a write", status, r.disk.calls)
+	}
+}
+
+// TestBlkFaults: the host fails at each piece of a request.
+func TestBlkFaults(t *testing.T) {
+	for _, e := range []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EROFS, syscall.EBADF} {
+		for _, c := range []struct {
+			kind uint32
+			op   string
+			at   int
+		}{
+			{blkIn, "read", 0}, {blkIn, "read", 100}, {blkIn, "read", 1000},
+			{blkOut, "write", 0}, {blkOut, "write", 100}, {blkOut, "write", 1000},
+			{blkSync, "flush", 0}, {blkOut, "flush", 0},
+		} {
+			features := uint64(blkFlush)
+			if c.kind == blkOut && c.op == "flush" {
+				features = 0
+			}
+			r := newBlkRig(t, newFakeDisk(t, 4096), false, features)
+			r.disk.fail = func(op string, off int) devices.Errno {
+				if op == c.op && off == c.at {
+					return e
+				}
+				return 0
+			}
+			out, in := [][]byte{blkHeader(c.kind, 0)}, []int{1}
+			switch c.kind {
+			case blkIn:
+				in = []int{100, 900, 24, 1}
+			case blkOut:
+				out = append(out, make([]byte, 100), make([]byte, 900), make([]byte, 24))
+			}
+			for range 2 { // the device does not get stuck in it
+				if status, _, used := r.request(out, in...); status != blkIOErr || used != 1 {
+					t.Errorf("%v in %s at %d: status %d, used length %d; want 1, 1", e, c.op, c.at, status, used)
+				}
+			}
+			if want := c.op + ": " + e.Error(); !slices.Equal(r.logs, []string{want, want}) {
+				t.Errorf("%v in %s at %d: logged %q; want %q twice", e, c.op, c.at, r.logs, want)
+			}
+			r.disk.fail = nil
+			if status, _, _ := r.request(out, in...); status != blkOK {
+				t.Errorf("%s after %v = %d; want 0", c.op, e, status)
+			}
+		}
+	}
+}
+
+// TestBlkOnFile goes through the transport to a real file.
+func TestBlkOnFile(t *testing.T) {
+	path := t.TempDir() + "/disk.img"
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := hostio.OpenDisk(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := NewBlk(disk, false, "file", func(op string, e devices.Errno) { t.Errorf("%s: %v", op, e) })
+	g := newGuest(t, b)
+	d := g.start(b.Features())[0]
+	want := bytes.Repeat([]byte("sector. "), 64)
+	_, w := d.add([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1)
+	_, f := d.add([][]byte{blkHeader(blkSync, 0)}, 1)
+	_, rd := d.add([][]byte{blkHeader(blkIn, 2047)}, 500, 12, 1)
+	_, over := d.add([][]byte{blkHeader(blkIn, 2048)}, 512, 1)
+	g.serve()
+	if w[0][0] != 0 || f[0][0] != 0 || rd[2][0] != 0 || !bytes.Equal(append(rd[0], rd[1]...), want) || over[1][0] != blkIOErr {
+		t.Errorf("statuses of write, flush, read, read behind the end = %d, %d, %d, %d; want 0, 0, 0, 1 and the data back", w[0][0], f[0][0], rd[2][0], over[1][0])
+	}
+	if n := g.irqs.Load(); n == 0 {
+		t.Error("no interrupt")
+	}
+	if err := g.m.Close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got[2047*512:], want) {
+		t.Errorf("the file does not have what was written (%v)", err)
+	}
+}

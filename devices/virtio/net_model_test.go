@@ -1,0 +1,202 @@
+package virtio
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/uvm-monitor/uvm/devices"
+)
+
+// TestNetFlood: a NIC that always has a frame, and a driver that takes each at
+// once, get a bounded round, and are asked back.
+func TestNetFlood(t *testing.T) {
+	r := newNetRig(t, 0)
+	frame := ethernet(60, 1)
+	flood := &floodNIC{fakeNIC: r.nic, frame: frame, r: r}
+	r.n.nic = flood
+	flood.head, _ = r.rx.add(nil, 1526)
+	r.tx.add([][]byte{make([]byte, netHeaderSize), frame})
+	for range 3 {
+		for _, q := range []*Queue{r.rx.q, r.tx.q} {
+			q.left, q.more = roundBytes, false
+		}
+		before := flood.frames
+		if err := r.n.Serve(); err != nil {
+			t.Fatal(err)
+		}
+		if n := flood.frames - before; n == 0 || n > 2*roundBytes/chainBytes || !r.rx.q.more {
+			t.Errorf("a round took %d frames, more is due: %v; want at most %d, true", n, r.rx.q.more, 2*roundBytes/chainBytes)
+		}
+	}
+}
+
+// floodNIC has its driver offer another buffer with each frame.
+type floodNIC struct {
+	*fakeNIC
+	r      *netRig
+	frame  []byte
+	head   uint16
+	frames int
+}
+
+func (n *floodNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
+	n.frames++
+	n.r.rx.offer(n.head)
+	scatter(bufs, n.frame)
+	return len(n.frame), 0
+}
+
+func (n *floodNIC) WriteFrame([][]byte) devices.Errno {
+	n.frames++
+	n.r.tx.offer(0)
+	return 0
+}
+
+func TestNetState(t *testing.T) {
+	n := NewNet(&fakeNIC{}, testMAC, 1500)
+	state, err := n.SaveState()
+	if err != nil || !bytes.Equal(state, n.Config()) {
+		t.Errorf("SaveState() = % x, %v; want the configuration space", state, err)
+	}
+	state[0]++
+	if n.Config()[0] != testMAC[0] {
+		t.Error("SaveState returned the device's own memory")
+	}
+	state[0]--
+	if err := NewNet(&fakeNIC{hdr: 12}, testMAC, 1500).LoadState(state); err != nil {
+		t.Errorf("LoadState = %v; want nil", err)
+	}
+	for _, other := range []*Net{NewNet(&fakeNIC{}, testMAC, 1400), NewNet(&fakeNIC{}, [6]byte{2}, 1500), NewNet(&fakeNIC{}, testMAC, 0)} {
+		if err := other.LoadState(state); err == nil {
+			t.Errorf("LoadState of another device's state into one with configuration % x = nil; want an error", other.Config())
+		}
+	}
+	for _, bad := range [][]byte{nil, state[:11], append(state, 0)} {
+		if err := n.LoadState(bad); err == nil {
+			t.Errorf("LoadState(% x) = nil; want an error", bad)
+		}
+	}
+}
+
+// quietNIC is one whose own work allocates nothing.
+type quietNIC struct{ fakeNIC }
+
+func (n *quietNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
+	n.reads++
+	if n.reads%2 == 0 {
+		return 0, syscall.EAGAIN
+	}
+	return int(total(bufs)) - 1, 0
+}
+func (n *quietNIC) WriteFrame([][]byte) devices.Errno { return 0 }
+
+func TestNetAllocs(t *testing.T) {
+	r := newNetRig(t, 0)
+	r.n.nic = &quietNIC{fakeNIC{hdr: 12}}
+	rx, _ := r.rx.add(nil, 12, 1514)
+	tx, _ := r.tx.add([][]byte{make([]byte, 12), ethernet(60, 1)})
+	again, _ := r.rx.add(nil, 1526)
+	if n := testing.AllocsPerRun(100, func() {
+		r.rx.offer(rx)
+		r.rx.offer(again)
+		r.tx.offer(tx)
+		if err := r.rounds(); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
+		t.Errorf("frames in both directions allocate %v times; want 0", n)
+	}
+	r.dropped("allocations", 0, 0)
+}
+
+// FuzzNet sends and receives frames of any length through chains split in any way
+// and compares with what has to arrive; then come chains of arbitrary descriptors.
+// Each step is 4 bytes: what to do, and lengths.
+func FuzzNet(f *testing.F) {
+	f.Add(uint64(1), true, []byte("\x00\x00\x3c\x00\x01\x05\xea\x00\x02\x05\xea\x00\x04\x00\x00\x00"), []byte{})
+	f.Add(uint64(2), false, []byte("\x03\x00\x20\x00\x02\x00\x21\x00\x00\x00\x0d\x00"), []byte("\x00\x80\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x02\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, seed uint64, vnet bool, steps, garbage []byte) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		hdr := 0
+		if vnet {
+			hdr = netHeaderSize
+		}
+		r := newNetRig(t, hdr)
+		var sent, waiting, got, want [][]byte // waiting: on the NIC
+		var rooms []int
+		var chains [][][]byte
+		var rxDrops, txDrops uint64
+		for ; len(steps) >= 4 && r.rx.free < 200 && r.tx.free < 200 && r.rx.top < driverMem-1<<16 && r.tx.top < driverMem-1<<16; steps = steps[4:] {
+			n := int(steps[1])<<8 | int(steps[2])
+			switch steps[0] % 5 {
+			case 0: // send
+				frame := make([]byte, n)
+				for i := range frame {
+					frame[i] = byte(rng.Uint32())
+				}
+				r.nic.writeErr = 0
+				if steps[3]&1 != 0 {
+					r.nic.writeErr = syscall.EIO
+				}
+				if n < 14 || r.nic.writeErr != 0 {
+					txDrops++
+				} else {
+					sent = append(sent, frame)
+				}
+				header := make([]byte, netHeaderSize)
+				copy(header, steps)
+				r.tx.add(cutBytes(rng, append(header, frame...), 8))
+			case 1: // room for n bytes
+				n %= 4096
+				_, in := r.rx.add(nil, cutSizes(rng, netHeaderSize+n, 8)...)
+				chains, rooms = append(chains, in), append(rooms, n)
+			case 2, 3: // a frame comes in
+				frame := ethernet(14+n%4096, steps[3])
+				waiting = append(waiting, frame)
+				r.nic.in = append(r.nic.in, frame)
+			case 4: // nothing new
+			}
+			r.serve()
+			for len(rooms) > 0 && len(waiting) > 0 {
+				if len(waiting[0]) <= rooms[0] {
+					want, rooms = append(want, waiting[0]), rooms[1:]
+				} else {
+					rxDrops++
+				}
+				waiting = waiting[1:]
+			}
+			if ready := r.n.PollFD() == 123; ready != (len(rooms) > 0) {
+				t.Fatalf("PollFD() waits for the NIC: %v, with %d buffers", ready, len(rooms))
+			}
+		}
+		for i := 0; ; i++ {
+			_, used, ok := r.rx.done()
+			if !ok {
+				break
+			}
+			all := bytes.Join(chains[i], nil)
+			if !bytes.Equal(all[:netHeaderSize], rxHeader[:]) {
+				t.Errorf("frame %d has header % x; want % x", i, all[:netHeaderSize], rxHeader)
+			}
+			got = append(got, all[netHeaderSize:used])
+		}
+		if !slices.EqualFunc(got, want, bytes.Equal) || !slices.EqualFunc(r.nic.out, sent, bytes.Equal) {
+			t.Fatalf("%d frames received, %d sent; want %d, %d, unchanged and in order", len(got), len(r.nic.out), len(want), len(sent))
+		}
+		r.dropped("fuzz", rxDrops, txDrops)
+
+		r.restart()
+		for _, d := range []*driver{r.rx, r.tx} {
+			copy(d.at(bufBase, 4096), garbage)
+			copy(d.at(descBase, netQueueSize*descSize), garbage)
+			for _, g := range garbage[:min(len(garbage), 32)] {
+				d.offer(uint16(g))
+			}
+		}
+		r.nic.in = slices.Repeat([][]byte{ethernet(60, 1)}, 20)
+		r.rounds()
+	})
+}

@@ -1,0 +1,217 @@
+package virtio
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/uvm-monitor/uvm/devices"
+)
+
+var _ Device = (*Net)(nil)
+
+func TestNetConfig(t *testing.T) {
+	nic := &fakeNIC{}
+	for mtu, want := range map[int]uint64{0: 1<<5 | 1<<16, 9000: 1<<3 | 1<<5 | 1<<16} {
+		n := NewNet(nic, testMAC, mtu)
+		config := []byte{2, 0, 0, 1, 2, 3, 1, 0, 0, 0, byte(mtu & 0xff), byte(mtu >> 8)}
+		if got := n.Features(); got != want || !bytes.Equal(n.Config(), config) {
+			t.Errorf("MTU %d: Features() = %#x, Config() = % x; want %#x, % x", mtu, got, n.Config(), want, config)
+		}
+	}
+	n := NewNet(nic, testMAC, 0)
+	if n.Type() != 1 || !slices.Equal(n.Queues(), []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
+		t.Errorf("Type() = %d, Queues() = %d, PollFD() = %d; want 1, [256 256], -1, and Serve to do nothing", n.Type(), n.Queues(), n.PollFD())
+	}
+	if err := n.Close(); err != nil || !nic.closed {
+		t.Errorf("Close() = %v, and the NIC is closed: %v; want nil, true", err, nic.closed)
+	}
+}
+
+// TestNetSend: what the guest sends arrives without its header, whatever is in
+// that and however it is split; what is no frame is dropped.
+func TestNetSend(t *testing.T) {
+	for _, hdr := range []int{0, netHeaderSize} {
+		r := newNetRig(t, hdr)
+		var want [][]byte
+		var drops uint64
+		rng := rand.New(rand.NewPCG(1, uint64(hdr)))
+		for i, n := range []int{0, 1, 13, 14, 15, 60, 1514, 1518, 9014, 65549, 65550, 65551, 65600} {
+			frame := make([]byte, n)
+			if n >= 14 {
+				frame = ethernet(n, byte(i))
+			}
+			header := bytes.Repeat([]byte{0xff}, netHeaderSize)
+			out := [][]byte{append(header, frame...)}
+			switch {
+			case i%3 == 1 && n > 0:
+				out = [][]byte{header, frame}
+			case i%3 == 2:
+				out = cutBytes(rng, out[0], 10)
+			}
+			head, _ := r.tx.add(out)
+			r.serve()
+			if h, used, ok := r.tx.done(); !ok || h != uint32(head) || used != 0 {
+				t.Errorf("frame of %d: used element %d, %d, %v; want %d, 0", n, h, used, ok, head)
+			}
+			if n >= 14 && n <= 65550 {
+				want = append(want, frame)
+			} else {
+				drops++
+			}
+		}
+		if !slices.EqualFunc(r.nic.out, want, bytes.Equal) {
+			t.Errorf("header of %d: %d frames arrived; want %d, unchanged and in order", hdr, len(r.nic.out), len(want))
+		}
+		r.dropped("sent", 0, drops)
+	}
+}
+
+// TestNetReceive: a frame that fits exactly arrives, a longer one is dropped and
+// the buffer is there for the next one.
+func TestNetReceive(t *testing.T) {
+	for _, hdr := range []int{0, netHeaderSize} {
+		for cut := range 10 {
+			r := newNetRig(t, hdr)
+			rng := rand.New(rand.NewPCG(uint64(cut), 3))
+			in := []int{netHeaderSize + 1514}
+			switch cut {
+			case 1:
+				in = []int{netHeaderSize, 1514}
+			case 2:
+				in = []int{netHeaderSize - 2, 2, 1500, 14}
+			case 3, 4, 5, 6, 7, 8, 9:
+				in = cutSizes(rng, in[0], 12)
+			}
+			r.nic.in = [][]byte{ethernet(1515, 1), ethernet(1514, 2), ethernet(60, 3), ethernet(65550, 4), ethernet(14, 5)}
+			want := [][]byte{r.nic.in[1], r.nic.in[2], r.nic.in[4]}
+			var bufs [3][][]byte
+			for i := range bufs {
+				_, bufs[i] = r.rx.add(nil, in...)
+			}
+			r.serve()
+			for i, frame := range want {
+				all := bytes.Join(bufs[i], nil)
+				h, used, ok := r.rx.done()
+				if !ok || int(h) != i*len(in) || int(used) != netHeaderSize+len(frame) {
+					t.Fatalf("cut %d, frame %d: used element %d, %d, %v; want %d, %d", cut, i, h, used, ok, i*len(in), netHeaderSize+len(frame))
+				}
+				if !bytes.Equal(all[:netHeaderSize], []byte("\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00")) || !bytes.Equal(all[netHeaderSize:used], frame) {
+					t.Errorf("cut %d, frame %d: header % x and other bytes than were sent; want num_buffers 1 and the frame", cut, i, all[:netHeaderSize])
+				}
+			}
+			r.dropped("received", 2, 0)
+			if got := r.n.PollFD(); got != -1 {
+				t.Errorf("PollFD() without a buffer = %d; want -1", got)
+			}
+		}
+	}
+}
+
+// TestNetPoll: the NIC is waited for, and read, only while there is a buffer.
+func TestNetPoll(t *testing.T) {
+	r := newNetRig(t, 0)
+	poll := func(what string, want, reads int) {
+		t.Helper()
+		r.serve()
+		if got := r.n.PollFD(); got != want || r.nic.reads != reads {
+			t.Errorf("%s: PollFD() = %d after %d reads; want %d after %d", what, got, r.nic.reads, want, reads)
+		}
+	}
+	r.nic.in = [][]byte{ethernet(60, 1)}
+	poll("no buffer", -1, 0)
+	r.rx.add(nil, 1526)
+	poll("a buffer and a frame", -1, 1)
+	r.rx.add(nil, 1526)
+	poll("a buffer and no frame", 123, 2)
+	poll("again", 123, 3)
+	r.nic.in = [][]byte{ethernet(60, 2)}
+	poll("the frame", -1, 4)
+	if _, used, ok := r.rx.done(); !ok || used != 72 {
+		t.Errorf("used length = %d, %v; want 72", used, ok)
+	}
+	// A reset while it waits.
+	r.rx.add(nil, 1526)
+	poll("a third buffer", 123, 5)
+	r.n.Reset()
+	if got := r.n.PollFD(); got != -1 || r.n.Serve() != nil {
+		t.Errorf("PollFD() after a reset = %d; want -1", got)
+	}
+	// Only one of the queues is enabled.
+	for i := range 2 {
+		r.restart()
+		q := []*Queue{r.rx.q, r.tx.q}
+		q[i] = nil
+		r.n.Start(0, q)
+		r.rx.add(nil, 1526)
+		r.tx.add([][]byte{make([]byte, netHeaderSize), ethernet(60, 3)})
+		r.serve()
+		if got := len(r.nic.out) == 1; got != (i == 0) {
+			t.Errorf("without queue %d the frame was sent: %v", i, got)
+		}
+		r.nic.out = nil
+	}
+}
+
+// TestNetFaults: a NIC that fails costs frames, and never a loop.
+func TestNetFaults(t *testing.T) {
+	for _, e := range []devices.Errno{syscall.EIO, syscall.EBADFD, syscall.ENOBUFS, syscall.EAGAIN, syscall.EINVAL, syscall.ENOMEM, syscall.EFAULT} {
+		r := newNetRig(t, netHeaderSize)
+		r.nic.writeErr = e
+		for range 3 {
+			r.tx.add([][]byte{make([]byte, netHeaderSize), ethernet(60, 1)})
+		}
+		r.serve()
+		r.dropped("write "+e.Error(), 0, 3)
+		for range 3 {
+			if _, used, ok := r.tx.done(); !ok || used != 0 {
+				t.Errorf("write %v: used element %d, %v; want 0", e, used, ok)
+			}
+		}
+		if e == syscall.EAGAIN {
+			continue
+		}
+		r.nic.readErr = e
+		r.rx.add(nil, 1526)
+		r.serve()
+		r.dropped("read "+e.Error(), 1, 3)
+		if got := r.n.PollFD(); got != -1 || r.nic.reads != 1 {
+			t.Errorf("read %v: PollFD() = %d after %d reads; want -1, lest it be called for ever, after 1", e, got, r.nic.reads)
+		}
+		// The driver's next notification finds it well again; the buffer is not lost.
+		r.nic.readErr, r.nic.in = 0, [][]byte{ethernet(60, 9)}
+		r.serve()
+		if _, used, ok := r.rx.done(); !ok || used != 72 {
+			t.Errorf("after %v: used element %d, %v; want 72", e, used, ok)
+		}
+	}
+}
+
+// TestNetMalformed: chains without a header.
+func TestNetMalformed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		add  func(r *netRig)
+	}{
+		{"11 bytes to send", func(r *netRig) { r.tx.add([][]byte{make([]byte, 11)}) }},
+		{"11 bytes to send in pieces", func(r *netRig) { r.tx.add([][]byte{{1}, make([]byte, 10)}) }},
+		{"a buffer to write in the send queue", func(r *netRig) { r.tx.add(nil, 1526) }},
+		{"11 bytes of room", func(r *netRig) { r.rx.add(nil, 10, 1) }},
+		{"a buffer to read in the receive queue", func(r *netRig) { r.rx.add([][]byte{make([]byte, 1526)}) }},
+	} {
+		r := newNetRig(t, 0)
+		r.nic.in = [][]byte{ethernet(60, 1)}
+		c.add(r)
+		if err := r.rounds(); err == nil || r.nic.reads != 0 || len(r.nic.out) != 0 {
+			t.Errorf("%s: Serve() = %v after %d reads and %d frames sent; want an error, and no frame lost", c.name, err, r.nic.reads, len(r.nic.out))
+		}
+		r.restart()
+		r.rx.add(nil, 1526)
+		r.serve()
+		if _, used, ok := r.rx.done(); !ok || used != 72 {
+			t.Errorf("%s, after a reset: used element %d, %v; want 72", c.name, used, ok)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package virtio
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+)
+
+// kinds are all kinds of devices that need nothing of the host.
+var kinds = []func() Device{
+	func() Device { return newEcho() },
+	func() Device { return NewRNG() },
+	func() Device { return NewConsole(io.Discard, -1) },
+}
+
+// reload moves the guest's device into a fresh one and compares the states.
+func (g *guest) reload(fresh Device) {
+	g.t.Helper()
+	state, err := g.m.SaveState()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.plug(fresh)
+	if err := g.m.LoadState(state); err != nil {
+		g.t.Fatalf("LoadState(SaveState()) = %v", err)
+	}
+	if again, err := g.m.SaveState(); err != nil || !bytes.Equal(again, state) {
+		g.t.Fatalf("state after LoadState = %x, %v; want %x", again, err, state)
+	}
+}
+
+// TestState moves a device in every stage of its life, and goes on.
+func TestState(t *testing.T) {
+	g := newGuest(t, newEcho())
+	g.reload(newEcho())
+	g.set(regDeviceFeaturesSel, 1)
+	g.set(regQueueSel, 7)
+	g.negotiate(FeatureEventIdx | 1<<3)
+	g.reload(newEcho())
+	d := g.queues(FeatureEventIdx)
+	g.reload(newEcho())
+	g.set(regStatus, statusRunning)
+	d[0].echo(g)
+	d[1].add([][]byte{{1}}, 1) // in flight
+	d[1].add([][]byte{{1}}, 1)
+	g.reload(newEcho())
+	if g.dev.(*echo).count != 1 {
+		t.Errorf("device's state = %d; want 1", g.dev.(*echo).count)
+	}
+	g.serve()
+	if _, n, ok := d[1].done(); !ok || n != 1 {
+		t.Errorf("chain in flight = %d, %v; want 1", n, ok)
+	}
+	g.check("queue and interrupt", regInterruptStatus, interruptQueue)
+	g.reload(newEcho())
+	g.check("queue and interrupt", regInterruptStatus, interruptQueue)
+	g.set(regQueueSel, 0)
+	g.set(regQueueReady, 0)
+	g.reload(newEcho())
+	g.serve()
+	d[1].avail += 100
+	d[1].offer(0)
+	g.serve()
+	g.check("lie", regStatus, statusRunning|statusNeedsReset)
+	g.reload(newEcho())
+	g.serve()
+	g.check("lie, reloaded", regStatus, statusRunning|statusNeedsReset)
+	g.start(0)[0].echo(g)
+}
+
+// TestBadState changes each field of a saved state to what cannot be.
+func TestBadState(t *testing.T) {
+	g := newGuest(t, newEcho())
+	g.start(FeatureEventIdx)[0].echo(g)
+	good, err := g.m.SaveState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const queue = 32 // the first queue's words; 42 bytes each
+	if len(good) != queue+2*42+1 {
+		t.Fatalf("state has %d bytes; want %d", len(good), queue+2*42+1)
+	}
+	for _, c := range []struct {
+		name string
+		at   int
+		b    []byte
+		want string
+	}{
+		{"type", 0, []byte{4}, "device type 4"},
+		{"interrupt status", 4, []byte{4}, "interrupt status 0x4"},
+		{"status", 8, []byte{1 << 4}, "status 0x10"},
+		{"status", 9, []byte{1}, "status 0x10f"},
+		{"status", 8, []byte{7}, "DRIVER_OK without FEATURES_OK"},
+		{"features", 24, []byte{1}, "features 0x120000001"},
+		{"features", 28, []byte{0}, "features 0x20000000"},
+		{"largest size", queue + 6, []byte{16}, "queue 0 with a largest size of 16"},
+		{"size", queue + 10, []byte{16}, "queue 0: size 16 is above 8"},
+		{"size", queue + 10, []byte{7}, "queue size 7 is not a power of two"},
+		{"ready", queue + 14, []byte{2}, "ready 2"},
+		{"descriptors", queue + 18, []byte{1}, "need addresses aligned"},
+		{"available ring", queue + 33, []byte{1}, "available ring: guest memory"},
+		{"used ring", queue + 41, []byte{0x80}, "used ring: guest memory"},
+	} {
+		state := bytes.Clone(good)
+		copy(state[c.at:], c.b)
+		g.badState(c.name, state, c.want)
+	}
+	for _, n := range []int{0, 1, 31, 32, 33, len(good) - 2, len(good) - 1} {
+		g.badState("short", good[:n], "saved state")
+	}
+	g.badState("long", append(bytes.Clone(good), 0), "echo: need 1 byte")
+}
+
+func (g *guest) badState(name string, state []byte, want string) {
+	g.t.Helper()
+	dev := newEcho()
+	g.plug(dev)
+	before, _ := g.m.SaveState()
+	err := g.m.LoadState(state)
+	if err == nil || !strings.HasPrefix(err.Error(), "virtio-mmio: saved state: ") || !strings.Contains(err.Error(), want) {
+		g.t.Errorf("%s: LoadState = %v; want an error with %q", name, err, want)
+	}
+	if after, _ := g.m.SaveState(); !bytes.Equal(before, after) || dev.q != nil {
+		g.t.Errorf("%s: LoadState changed the device: %x; want %x", name, after, before)
+	}
+}
+
+// TestDeviceStates: the devices check theirs.
+func TestDeviceStates(t *testing.T) {
+	for _, kind := range kinds {
+		dev := kind()
+		state, err := dev.SaveState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.LoadState(append(state, 1)); err == nil {
+			t.Errorf("%T: LoadState of a byte too many = nil; want an error", dev)
+		}
+		if again, _ := dev.SaveState(); !bytes.Equal(again, state) {
+			t.Errorf("%T: LoadState changed the device: %x; want %x", dev, again, state)
+		}
+		if err := dev.LoadState(state); err != nil {
+			t.Errorf("%T: LoadState(SaveState()) = %v", dev, err)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package virtio
+
+import "golang.org/x/sys/unix"
+
+// live says that the driver runs and has kept to the rules.
+func (r *registers) live() bool {
+	return r.Status&(statusDriverOK|statusNeedsReset) == statusDriverOK
+}
+
+// Serve is one round: the device handles what there is, and the driver is
+// interrupted if it wants to be. Another round is due at once if there is more, and
+// when the descriptor fd is readable, unless that is -1.
+func (m *MMIO) Serve() (more bool, fd int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.reg.live() {
+		return false, -1
+	}
+	for _, q := range m.q {
+		if q != nil {
+			q.left, q.more = roundBytes, false
+		}
+	}
+	if err := m.dev.Serve(); err != nil {
+		m.fail(err)
+		return false, -1
+	}
+	wanted := false
+	for _, q := range m.q {
+		if q != nil {
+			more, wanted = more || q.more, q.interrupt() || wanted
+		}
+	}
+	if wanted {
+		m.interrupt(interruptQueue)
+	}
+	return more, m.dev.PollFD()
+}
+
+// Work serves the device until the descriptor stop is readable. kick is the
+// doorbell, an eventfd, which it reads; both stay open until the vCPUs have stopped.
+// It starts with a round, for what came before it, and sleeps in the kernel while
+// there is nothing to do.
+func (m *MMIO) Work(kick, stop int) {
+	m.kick.Store(int32(kick))
+	defer m.kick.Store(-1)
+	fds := []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}, {Fd: int32(kick), Events: unix.POLLIN}, {Events: unix.POLLIN}}
+	count := make([]byte, 8)
+	for dead := -1; ; {
+		timeout := -1
+		more, fd := m.Serve()
+		if more {
+			timeout = 0
+		}
+		if fd == dead {
+			fd = -1
+		}
+		fds[2].Fd = int32(fd)
+		if _, err := unix.Poll(fds, timeout); err == unix.EINTR {
+			continue
+		} else if err != nil || fds[0].Revents != 0 || fds[1].Revents&^unix.POLLIN != 0 {
+			return
+		}
+		if fds[1].Revents != 0 {
+			unix.Read(kick, count)
+		}
+		if r := fds[2].Revents; r != 0 && r&unix.POLLIN == 0 {
+			dead = fd // it would be reported for ever
+		}
+	}
+}
+
+// wake has Work look again.
+func (m *MMIO) wake() {
+	if fd := m.kick.Load(); fd >= 0 {
+		unix.Write(int(fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}
+
+// Close gives the device's host resources back, after Work has returned.
+func (m *MMIO) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reg, m.q = m.fresh(), nil
+	return m.dev.Close()
+}

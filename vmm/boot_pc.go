@@ -1,0 +1,267 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// What a kernel of the PC-like machine finds in low memory, by either boot
+// protocol: Linux's Documentation/x86/boot.rst ("64-bit boot protocol"), and
+// Xen's docs/misc/pvh.pandoc with include/public/arch-x86/hvm/start_info.h.
+const (
+	pcGDT       memory.Addr = 0x500
+	pcStartInfo memory.Addr = 0x6000
+	pcModule    memory.Addr = 0x6100
+	pcZeroPage  memory.Addr = 0x7000 // Linux protocol; PVH: the memory map
+	pcStack     memory.Addr = 0x8ff0
+	pcPML4      memory.Addr = 0x9000 // then a PDPT and a PD
+	pcCmdline   memory.Addr = 0x20000
+	pcMPTable   memory.Addr = 0x9fc00
+	pcACPI      memory.Addr = 0xe0000
+	pcHighMem   memory.Addr = 0x100000
+)
+
+// pcLayout is a PC's memory and what was put where.
+type pcLayout struct {
+	mem                *memory.Memory
+	cmdline            string
+	initrd, initrdSize uint64
+}
+
+// memoryMap is the firmware's view: types 1 (RAM) and 2 (reserved).
+func (l *pcLayout) memoryMap() [][3]uint64 {
+	m := [][3]uint64{
+		{0, uint64(pcMPTable), 1},
+		{uint64(pcMPTable), uint64(pcHighMem - pcMPTable), 2},
+	}
+	for _, r := range l.mem.Ranges() {
+		start := max(r.Start, pcHighMem)
+		m = append(m, [3]uint64{uint64(start), uint64(r.End - start), 1})
+	}
+	return m
+}
+
+// put stores the parts at their addresses.
+func (l *pcLayout) put(at memory.Addr, parts ...[]byte) error {
+	for _, p := range parts {
+		b, err := l.mem.At(at, uint64(len(p)))
+		if err != nil {
+			return err
+		}
+		copy(b, p)
+		at += memory.Addr(len(p))
+	}
+	return nil
+}
+
+// le64s encodes 64-bit fields.
+func le64s(w ...uint64) (b []byte) {
+	for _, v := range w {
+		b = le.AppendUint64(b, v)
+	}
+	return b
+}
+
+// pcGDTEntries are flat segments at the selectors that Linux asks for.
+var pcGDTEntries = []uint64{0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x008f8b000000ffff}
+
+const (
+	pcSelCode = 0x10
+	pcSelData = 0x18
+	pcSelTask = 0x20
+)
+
+// bootLinux starts the kernel in 64-bit mode, the first GiB identity-mapped.
+func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
+	zero := make([]byte, memory.PageSize)
+	if img.Linux.Header != nil {
+		copy(zero[0x1f1:], img.Linux.Header)
+	} else {
+		le.PutUint16(zero[0x1fe:], 0xaa55)
+		copy(zero[0x202:], "HdrS")
+		le.PutUint32(zero[0x230:], 0x1000000) // kernel_alignment
+	}
+	zero[0x210] = 0xff // type_of_loader: none of the known ones
+	le.PutUint32(zero[0x218:], uint32(l.initrd))
+	le.PutUint32(zero[0x21c:], uint32(l.initrdSize))
+	le.PutUint32(zero[0x228:], uint32(pcCmdline))
+	// As long as the line is: Unikraft and Nanos take it for its length.
+	le.PutUint32(zero[0x238:], uint32(len(l.cmdline)+1))
+	le.PutUint64(zero[0x70:], uint64(pcACPI))
+	m := l.memoryMap()
+	zero[0x1e8] = byte(len(m))
+	for i, e := range m {
+		b := zero[0x2d0+20*i:]
+		le.PutUint64(b, e[0])
+		le.PutUint64(b[8:], e[1])
+		le.PutUint32(b[16:], uint32(e[2]))
+	}
+	const table, large = pteP | pteRW, pteP | pteRW | ptePS
+	pd := make([]uint64, 512)
+	for i := range pd {
+		pd[i] = uint64(i)<<21 | large
+	}
+	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
+	err := errors.Join(
+		l.put(pcZeroPage, zero),
+		l.put(pcGDT, le64s(pcGDTEntries...)),
+		l.put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
+	if err != nil {
+		return err
+	}
+	sregs, err := vcpu.Sregs() // with the local APIC's base
+	if err != nil {
+		return kvmError(err)
+	}
+	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, L: 1, G: 1}
+	flatSegments(&sregs, pcSelData)
+	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
+	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
+	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
+	return setRegisters(vcpu, &sregs, &kvm.Regs{
+		RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack),
+	})
+}
+
+// bootPVH starts the kernel in 32-bit protected mode without paging.
+func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
+	m := l.memoryMap()
+	var maps []byte
+	for _, e := range m {
+		maps = append(maps, le64s(e[0], e[1], e[2])...)
+	}
+	modules, modlist := uint64(0), uint64(0)
+	if l.initrdSize > 0 {
+		modules, modlist = 1, uint64(pcModule)
+	}
+	const magic, version = 0x336ec578, 1
+	err := errors.Join(
+		l.put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
+		l.put(pcModule, le64s(l.initrd, l.initrdSize, 0, 0)),
+		l.put(pcZeroPage, maps))
+	if err != nil {
+		return err
+	}
+	sregs, err := vcpu.Sregs()
+	if err != nil {
+		return kvmError(err)
+	}
+	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, DB: 1, G: 1}
+	flatSegments(&sregs, pcSelData)
+	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
+	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
+	return setRegisters(vcpu, &sregs, &kvm.Regs{
+		RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo),
+		RSP: uint64(pcStack), // not in the protocol; Nanos calls before it sets its own
+	})
+}
+
+func flatSegments(s *kvm.Sregs, sel uint16) {
+	data := kvm.Segment{Limit: 0xffffffff, Selector: sel, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
+	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+}
+
+func setRegisters(vcpu *kvm.VCPU, sregs *kvm.Sregs, regs *kvm.Regs) error {
+	if err := vcpu.SetSregs(sregs); err != nil {
+		return kvmError(err)
+	}
+	if err := vcpu.SetRegs(regs); err != nil {
+		return kvmError(err)
+	}
+	return nil
+}
+
+// initrd is an initial RAM disk and where it will lie.
+type initrd struct {
+	file *os.File
+	path string
+	size uint64
+	at   memory.Addr
+}
+
+// openInitrd opens the file and finds its place: as high in low memory as the
+// kernel allows. lowMem is where low memory ends.
+func openInitrd(path string, img *loader.Image, lowMem uint64) (*initrd, error) {
+	// O_NONBLOCK keeps the open of a FIFO from waiting for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &HostError{What: "initrd", Err: err}
+	}
+	r := &initrd{file: f, path: path}
+	if st, err := f.Stat(); err != nil {
+		f.Close()
+		return nil, &HostError{What: "initrd", Err: err}
+	} else if !st.Mode().IsRegular() || st.Size() == 0 {
+		f.Close()
+		return nil, configError("initrd: %s: need a regular file that is not empty", path)
+	} else {
+		r.size = uint64(st.Size())
+	}
+	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
+	if bottom > top || r.size > top-bottom {
+		f.Close()
+		return nil, configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
+			path, r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
+	}
+	r.at = memory.Addr(top-r.size) &^ (memory.PageSize - 1)
+	if uint64(r.at) < bottom {
+		r.at = memory.Addr(bottom)
+	}
+	return r, nil
+}
+
+// load reads the file into memory.
+func (r *initrd) load(mem *memory.Memory) error {
+	b, err := mem.At(r.at, r.size)
+	if err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(r.file, b); err != nil {
+		return &HostError{What: "initrd", Err: fmt.Errorf("%s: %w", r.path, err)}
+	}
+	return nil
+}
+
+// pcCommandLine is the kernel's command line: what works by default, the virtio
+// devices, the user's own words, and after -- what init gets. A default makes
+// way for the user's word with the same key.
+func (c *Config) pcCommandLine(devices []string, limit int) (string, error) {
+	line := c.Cmdline
+	has := func(key string) bool { return strings.Contains(" "+c.Cmdline, " "+key+"=") }
+	var before []string
+	for _, d := range [...]string{"console=ttyS0", "reboot=t", "panic=-1"} {
+		if key, _, _ := strings.Cut(d, "="); !has(key) {
+			before = append(before, d)
+		}
+	}
+	if len(c.Disks) > 0 && !has("root") {
+		mode := "rw"
+		if c.Disks[0].ReadOnly {
+			mode = "ro"
+		}
+		before = append(before, "root=/dev/vda", mode)
+	}
+	before = append(before, devices...)
+	line = strings.TrimRight(strings.Join(before, " ")+" "+line, " ")
+	if len(c.Args) > 0 {
+		if !strings.Contains(line, " -- ") {
+			line += " --"
+		}
+		line += " " + strings.Join(c.Args, " ")
+	}
+	if len(line) > limit {
+		return "", &CommandLineError{Len: len(line), Max: limit}
+	}
+	if i := strings.IndexByte(line, 0); i >= 0 {
+		return "", configError("kernel command line: a NUL byte at position %d", i)
+	}
+	return line, nil
+}

@@ -1,0 +1,339 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/devices/hostio"
+	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/kvm"
+	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
+)
+
+// The PC-like machine for Linux and other kernels: legacy devices on ports,
+// virtio devices on MMIO, interrupt controllers and timer in KVM.
+const (
+	pcHole    memory.Addr = 0xd0000000 // low memory ends here at the latest; virtio devices
+	pcHoleEnd memory.Addr = 1 << 32
+
+	maxCPUs  = 16 // what the MP table has room for
+	maxPCMem = 512 << 30
+
+	virtioSize   = 0x1000 // bytes of addresses for each device
+	virtioNotify = 0x50   // its doorbell
+	uartIRQ      = 4
+)
+
+// pcIRQs are the interrupt lines of the virtio devices, in order. Lines 0-4 and 8
+// belong to legacy devices, 9 to ACPI, 13 to the FPU. With ACPI and devices from
+// the command line, Linux finds only those below 16.
+var pcIRQs = [...]uint32{5, 6, 7, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
+
+// pc is what the vCPUs reach besides memory.
+type pc struct {
+	mu    sync.Mutex // one vCPU at a time is at the ports
+	ports devices.PortBus
+
+	uart    *devices.UART
+	cmos    *devices.CMOS
+	power   *devices.Power
+	uartIRQ *hostio.Event
+	room    *hostio.Event // the UART has room for input
+	input   *os.File      // what the console reads; nil = nothing
+	hvc     bool          // the console with the input is virtio's
+	virtio  []virtioSlot
+
+	used       atomic.Bool   // the guest has touched a port or a device
+	unanswered atomic.Uint64 // accesses to ports and addresses where nothing is
+}
+
+// virtioSlot is a device with its doorbell and its interrupt.
+type virtioSlot struct {
+	name      string // for messages
+	dev       virtio.Device
+	mmio      *virtio.MMIO
+	kick, irq *hostio.Event
+}
+
+// buildPC is the wiring of a PC-like machine.
+func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
+	cfg := &vm.cfg
+	if err := cfg.checkPC(); err != nil {
+		return err
+	}
+	lowMem := min(cfg.Memory, uint64(pcHole))
+	if err := img.FitPC(lowMem); err != nil {
+		return err
+	}
+	layout := &pcLayout{}
+	var rd *initrd
+	var err error
+	if cfg.Initrd != "" {
+		if rd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
+			return err
+		}
+		defer rd.file.Close()
+		layout.initrd, layout.initrdSize = uint64(rd.at), rd.size
+	}
+	vm.timer.Record(MarkKernel)
+
+	if vm.wake, err = hostio.NewEvent(); err != nil {
+		return &HostError{What: "wake-up event", Err: err}
+	}
+	vm.pc = &pc{}
+	if err := vm.attachPC(); err != nil {
+		return err
+	}
+	if layout.cmdline, err = cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax); err != nil {
+		return err
+	}
+	vm.timer.Record(MarkDevices)
+
+	if kvmErr != nil {
+		return kvmErr
+	}
+	if _, err := vm.createVM(func() (*memory.Memory, error) { return memory.NewWithHole(cfg.Memory, pcHole, pcHoleEnd) }); err != nil {
+		return err
+	}
+	vm.timer.Record(MarkMemory)
+
+	if !cfg.emulatedRing0 {
+		if err := checkRing0(vm.vcpu, vm.mem); err != nil {
+			return err
+		}
+	}
+	layout.mem = vm.mem
+	if err := img.Load(vm.mem); err != nil {
+		return err
+	}
+	if rd != nil {
+		if err := rd.load(vm.mem); err != nil {
+			return err
+		}
+	}
+	if err := layout.put(pcCmdline, []byte(layout.cmdline+"\x00")); err != nil {
+		return err
+	}
+	if err := layout.put(pcMPTable, mpTable(cfg.CPUs)); err != nil {
+		return err
+	}
+	if err := layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())); err != nil {
+		return err
+	}
+	if img.Kind == loader.KindPVH {
+		err = layout.bootPVH(vm.vcpu, img)
+	} else {
+		err = layout.bootLinux(vm.vcpu, img)
+	}
+	if err != nil {
+		return err
+	}
+	vm.view = memory.NewView(vm.mem)
+	for _, r := range vm.mem.Ranges() {
+		if err := vm.view.Grant(r.Start, r.End, memory.ReadWrite); err != nil {
+			return err
+		}
+	}
+	if err := vm.wirePC(); err != nil {
+		return err
+	}
+	vm.timer.Record(MarkLoad)
+	return nil
+}
+
+// wirePC gives ports, addresses and interrupt lines to the devices.
+func (vm *VM) wirePC() error {
+	p := vm.pc
+	for _, d := range []struct {
+		first, last uint16
+		dev         devices.PortDevice
+	}{
+		{devices.COM1, devices.COM1 + 7, p.uart},
+		{devices.CMOSPort, devices.CMOSPort + 1, p.cmos},
+		{devices.MarkPort, devices.MarkPort, vm.timer},
+	} {
+		if err := p.ports.Add(d.first, d.last, d.dev); err != nil {
+			return err
+		}
+	}
+	for _, r := range devices.PowerPorts {
+		if err := p.ports.Add(r[0], r[1], p.power); err != nil {
+			return err
+		}
+	}
+	if err := vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ); err != nil {
+		return kvmError(err)
+	}
+	for i := range p.virtio {
+		s := &p.virtio[i]
+		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
+		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
+			return kvmError(err)
+		}
+		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtioNotify, 4); err != nil {
+			return kvmError(err)
+		}
+	}
+	return nil
+}
+
+func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtioSize }
+
+// mmioDevices tells ACPI where the devices are.
+func (p *pc) mmioDevices() (d []mmioDevice) {
+	for i := range p.virtio {
+		d = append(d, mmioDevice{uint32(virtioAddr(i)), pcIRQs[i]})
+	}
+	return d
+}
+
+// commandLine tells a kernel where the devices are (Linux's
+// Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device). Other
+// kernels read exactly this form: 4K, 0x and a decimal interrupt line.
+func (p *pc) commandLine() (words []string) {
+	for i := range p.virtio {
+		words = append(words, fmt.Sprintf("virtio_mmio.device=4K@%#x:%d", virtioAddr(i), pcIRQs[i]))
+	}
+	return words
+}
+
+// port is one access to I/O ports, from any vCPU. What no device answers reads as
+// ones, as on a bus where nobody drives the lines.
+func (p *pc) port(io *kvm.IO) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used.Store(true)
+	var err error
+	if io.Out {
+		err = p.ports.Out(io.Port, io.Size, io.Data)
+	} else {
+		fill(io.Data, 0xff)
+		err = p.ports.In(io.Port, io.Size, io.Data)
+	}
+	if _, ok := err.(*devices.PortError); ok {
+		p.unanswered.Add(1)
+		return nil
+	}
+	return err
+}
+
+// mmio is one access to an address without memory, from any vCPU.
+func (p *pc) mmio(m kvm.MMIO) {
+	p.used.Store(true)
+	i, off := (m.Addr-uint64(pcHole))/virtioSize, m.Addr%virtioSize
+	switch {
+	case m.Addr < uint64(pcHole) || i >= uint64(len(p.virtio)) || off+uint64(m.Len) > virtioSize:
+		p.unanswered.Add(1)
+		fill(m.Data, 0xff)
+	case m.Write:
+		p.virtio[i].mmio.Write(off, m.Data)
+	default:
+		p.virtio[i].mmio.Read(off, m.Data)
+	}
+}
+
+func fill(b []byte, v byte) {
+	for i := range b {
+		b[i] = v
+	}
+}
+
+// start runs the devices' goroutines; the function that it returns ends them and
+// waits until they have.
+func (vm *VM) startPC() (stop func()) {
+	var wg sync.WaitGroup
+	p := vm.pc
+	for i := range p.virtio {
+		s := &p.virtio[i]
+		wg.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
+	}
+	if p.input != nil && !p.hvc {
+		wg.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
+	}
+	return func() {
+		vm.wake.Signal()
+		wg.Wait()
+	}
+}
+
+// topology gives the CPUID table the identity of vCPU id of n, all cores of one
+// package (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
+func topology(c *kvm.CPUID, id, n int) {
+	const (
+		tscDeadline = 1 << 24
+		hypervisor  = 1 << 31
+		htt         = 1 << 28
+	)
+	width := uint32(bits.Len(uint(n - 1)))
+	entries := c.Entries()
+	for i := range entries {
+		e := &entries[i]
+		switch e.Function {
+		case 1:
+			e.EBX = e.EBX&0xffff | uint32(n)<<16 | uint32(id)<<24
+			e.ECX |= tscDeadline | hypervisor
+			e.EDX &^= htt
+			if n > 1 {
+				e.EDX |= htt
+			}
+		case 4:
+			e.EAX = e.EAX&0x03ffffff | uint32(n-1)<<26
+		case 0xb, 0x1f:
+			e.EAX, e.EBX, e.ECX, e.EDX = 0, 0, e.Index, uint32(id)
+			switch e.Index {
+			case 0: // threads
+				e.EBX, e.ECX = 1, 1<<8
+			case 1: // cores
+				e.EAX, e.EBX, e.ECX = width, uint32(n), 1|2<<8
+			}
+		case 0x80000008:
+			e.ECX = e.ECX&^0xf0ff | width<<12 | uint32(n-1)
+		case 0x8000001e:
+			e.EAX, e.EBX, e.ECX = uint32(id), uint32(id), 0
+		}
+	}
+}
+
+// ErrNoRing0 is a KVM that cannot run a PC's kernel.
+var ErrNoRing0 = errors.New("this KVM has no hardware virtualisation behind it and emulates ring 0, so that it cannot run Linux or any other PC kernel; hvt unikernels run")
+
+// checkRing0 executes popcnt in ring 0, an instruction of every processor that
+// KVM runs on and of none of the emulators that stand in for one. It uses the
+// vCPU before anything else does; its registers are written afterwards.
+func checkRing0(v *kvm.VCPU, mem *memory.Memory) error {
+	code := []byte{
+		0xf3, 0x0f, 0xb8, 0xc0, // popcnt ax, ax
+		0xe6, 0xf4, // out 0xf4, al
+	}
+	const at = 0x1000
+	b, err := mem.At(at, uint64(len(code)))
+	if err != nil {
+		return err
+	}
+	copy(b, code)
+	defer clear(b)
+	sregs, err := v.Sregs()
+	if err != nil {
+		return kvmError(err)
+	}
+	sregs.CS.Base, sregs.CS.Selector = 0, 0
+	if err := setRegisters(v, &sregs, &kvm.Regs{RIP: at, RFLAGS: 2}); err != nil {
+		return err
+	}
+	errno := v.Run()
+	for errno == syscall.EINTR {
+		v.ClearKick()
+		errno = v.Run()
+	}
+	if errno != 0 || v.Reason() != kvm.ExitIO {
+		return &HostError{What: "KVM", Err: ErrNoRing0}
+	}
+	return nil
+}
