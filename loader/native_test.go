@@ -146,7 +146,7 @@ func TestMaxMemory(t *testing.T) {
 		{"native, last byte", sealed, 64*gib - 1, 64 * gib, "(it would need 65536 MiB)"},
 		{"native, too high", sealed, 64 * gib, 64 * gib, ""},
 	} {
-		img, err := loader.Parse("k", bytes.NewReader(c.f.put64(24, c.entry)))
+		img, err := loader.Parse("k", bytes.NewReader(c.f.put64(24, c.entry)), "")
 		if err != nil {
 			t.Errorf("%s: Parse = %v; want nil", c.name, err)
 			continue
