@@ -3,6 +3,7 @@ package loader_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/loader"
@@ -122,6 +123,39 @@ func TestSegmentKeys(t *testing.T) {
 			t.Errorf("%s: Parse = %v; want nil", c.name, err)
 		} else if s := img.Segments; s[0].Key != 0 || s[1].Key != c.key || !s[1].R || !s[1].W || s[1].X {
 			t.Errorf("%s: segments = %+v; want key %d for the second, which is rw-", c.name, s, c.key)
+		}
+	}
+}
+
+// TestMaxMemory has the limit of a guest's memory, and the hint of a kernel that
+// does not fit, which goes no further.
+func TestMaxMemory(t *testing.T) {
+	const gib = 1 << 30
+	sealed := base().native(1, uint32(loader.NativeSealed))
+	for _, c := range []struct {
+		name  string
+		f     file
+		entry uint64
+		want  uint64
+		hint  string // "": none
+	}{
+		{"hvt", base(), 4*gib - 1, 4 * gib, "(it would need 4096 MiB)"},
+		{"hvt, too high", base(), 4 * gib, 4 * gib, ""},
+		{"hint only", base().native(1, 1<<16), 4 * gib, 4 * gib, ""},
+		{"native", sealed, 4 * gib, 64 * gib, "(it would need 4098 MiB)"},
+		{"native, last byte", sealed, 64*gib - 1, 64 * gib, "(it would need 65536 MiB)"},
+		{"native, too high", sealed, 64 * gib, 64 * gib, ""},
+	} {
+		img, err := loader.Parse("k", bytes.NewReader(c.f.put64(24, c.entry)), "")
+		if err != nil {
+			t.Errorf("%s: Parse = %v; want nil", c.name, err)
+			continue
+		}
+		if got := img.MaxMemory(); got != c.want {
+			t.Errorf("%s: MaxMemory() = %#x; want %#x", c.name, got, c.want)
+		}
+		if _, err := img.Fit(2 << 20); err == nil || strings.Contains(err.Error(), "would need") != (c.hint != "") || !strings.Contains(err.Error(), c.hint) {
+			t.Errorf("%s: Fit(2 MiB) = %v; want the hint %q", c.name, err, c.hint)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package vmm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/loader"
@@ -13,7 +14,7 @@ import (
 // operands are beyond: the VM ends with a report and the monitor goes on.
 func TestOpcodesAtTheEnd(t *testing.T) {
 	page := segmentAt(testMem-0x1000, 0x1000, "rx")
-	run := func(code ...byte) {
+	run := func(t *testing.T, code ...byte) {
 		t.Helper()
 		at := testMem - uint64(len(code))
 		g := guest{ring: RingSealed}
@@ -52,7 +53,9 @@ func TestOpcodesAtTheEnd(t *testing.T) {
 		}
 	}
 	for op := range 256 {
-		run(byte(op))
-		run(0x0f, byte(op))
+		t.Run(fmt.Sprintf("%02x", op), func(t *testing.T) {
+			run(t, byte(op))
+			run(t, 0x0f, byte(op))
+		})
 	}
 }

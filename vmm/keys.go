@@ -94,10 +94,8 @@ func (vm *VM) keysOn(img *loader.Image, maps []mapping) (err error) {
 		return err
 	}
 	vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
-	if err := vm.sealed.enableKeys(maps, vm.keyed); err != nil {
-		return err
-	}
-	return vm.warnLiftable(vm.keyed)
+	vm.warnLiftable()
+	return vm.sealed.enableKeys(maps, vm.keyed)
 }
 
 // enableKeys sets PKRU and proves that it holds. CPUID does not tell: there
@@ -158,20 +156,15 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 
 // warnLiftable tells of a WRPKRU in execute-only text: with it the guest can
 // take the seal away. Text is all that the guest can execute, and cannot change.
-func (vm *VM) warnLiftable(keyed []mapping) error {
-	for i := range keyed {
-		m := &keyed[i]
+func (vm *VM) warnLiftable() {
+	for i := range vm.keyed {
+		m := &vm.keyed[i]
 		if m.key != keyText {
 			continue
 		}
-		b, err := vm.mem.At(m.start, uint64(m.end-m.start))
-		if err != nil {
-			return err
-		}
-		if at := bytes.Index(b, wrpkru); at >= 0 {
+		if at := bytes.Index(vm.mem.Host()[m.start:m.end], wrpkru); at >= 0 {
 			vm.log.Warn("execute-only text contains a WRPKRU, which can make it readable", "address", fmt.Sprintf("%#x", uint64(m.start)+uint64(at)))
-			return nil
+			return
 		}
 	}
-	return nil
 }

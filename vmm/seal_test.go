@@ -155,39 +155,41 @@ func TestSealedPorts(t *testing.T) {
 	ins := []size{{1, []byte{0x6c}}, {2, []byte{0x66, 0x6d}}, {4, []byte{0x6d}}}
 	for _, port := range []uint16{0, 1, vecPF, 0x80, 0xff, 0x100, 0x3ed, 0x3ee, 0x3ef, 0x3f0, 0x3f1, 0x3f8, 0x4fe, 0x4ff, 0x500, 0x501, 0x508,
 		0x509, 0x50a, 0x50b, 0x50c, 0x510, 0x600, 0x601, 0x604, 0xcf8, 0x1000, 0x7fff, 0xfffc, 0xffff} {
-		for name, sizes := range map[string][]size{"out": out, "in": in, "outs": outs, "ins": ins} {
-			for _, s := range sizes {
-				if name == "out" && (port == 0x3f0 && s.bytes == 1 || port >= 0x501 && port <= 0x508 && s.bytes == 4) ||
-					name == "outs" && (port == 0x3f0 && s.bytes == 1 || port >= 0x501 && port <= 0x508 && s.bytes == 4) {
-					continue // open
-				}
-				for _, prefix := range [][]byte{nil, {0xf3}} {
-					if prefix != nil && len(name) < 4 {
-						continue // nothing to repeat
+		t.Run(fmt.Sprintf("%#x", port), func(t *testing.T) {
+			for name, sizes := range map[string][]size{"out": out, "in": in, "outs": outs, "ins": ins} {
+				for _, s := range sizes {
+					if name == "out" && (port == 0x3f0 && s.bytes == 1 || port >= 0x501 && port <= 0x508 && s.bytes == 4) ||
+						name == "outs" && (port == 0x3f0 && s.bytes == 1 || port >= 0x501 && port <= 0x508 && s.bytes == 4) {
+						continue // open
 					}
-					code := append(bytes.Clone(prefix), s.code...)
-					g := guest{ring: RingSealed}
-					g.stringIO(port, g.store(make([]byte, 64)), 3)
-					insn := g.emit(code...)
-					g.halt(0)
-					vm := newVM(t, g.config())
-					_, err := runVM(t, vm)
-					vm.Close()
-					var e *GuestError
-					if port == 0x500 && s.bytes == 4 && strings.HasPrefix(name, "out") && prefix == nil {
-						if !errors.As(err, &e) || e.Kind != FaultHypercall || e.RIP != insn { // call number 0
-							t.Errorf("%s at port %#x = %v; want kind %q, rip %#x", name, port, err, FaultHypercall, insn)
+					for _, prefix := range [][]byte{nil, {0xf3}} {
+						if prefix != nil && len(name) < 4 {
+							continue // nothing to repeat
 						}
-						continue
+						code := append(bytes.Clone(prefix), s.code...)
+						g := guest{ring: RingSealed}
+						g.stringIO(port, g.store(make([]byte, 64)), 3)
+						insn := g.emit(code...)
+						g.halt(0)
+						vm := newVM(t, g.config())
+						_, err := runVM(t, vm)
+						vm.Close()
+						var e *GuestError
+						if port == 0x500 && s.bytes == 4 && strings.HasPrefix(name, "out") && prefix == nil {
+							if !errors.As(err, &e) || e.Kind != FaultHypercall || e.RIP != insn { // call number 0
+								t.Errorf("%s at port %#x = %v; want kind %q, rip %#x", name, port, err, FaultHypercall, insn)
+							}
+							continue
+						}
+						if !errors.As(err, &e) || e.Kind != FaultPort || e.Addr != uint64(port) {
+							t.Errorf("%s of %d bytes (% x) at port %#x = %v; want kind %q", name, s.bytes, code, port, err, FaultPort)
+							continue
+						}
+						wantAt(t, e, insn, len(code))
 					}
-					if !errors.As(err, &e) || e.Kind != FaultPort || e.Addr != uint64(port) {
-						t.Errorf("%s of %d bytes (% x) at port %#x = %v; want kind %q", name, s.bytes, code, port, err, FaultPort)
-						continue
-					}
-					wantAt(t, e, insn, len(code))
 				}
 			}
-		}
+		})
 	}
 }
 

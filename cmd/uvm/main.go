@@ -45,6 +45,7 @@ func commands() []command {
 
 func main() {
 	started := time.Now().Add(-devices.CPUTime())
+	blockedAtEntry = defaultSignals()
 	if filepath.Base(os.Args[0]) == solo5Name {
 		os.Exit(solo5Main(os.Args, os.Stderr))
 	}

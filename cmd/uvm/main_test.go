@@ -23,7 +23,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) == "1" {
 		main()
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	os.RemoveAll(entryDir)
+	os.Exit(status)
 }
 
 // hangs bounds every run of the program. Nothing is expected to take that long.

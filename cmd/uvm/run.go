@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -179,34 +177,8 @@ func (s *settings) logger() (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format %q: want text or json", s.LogFormat)
 }
 
-// signalError says that a signal ended the run.
-type signalError struct{ sig syscall.Signal }
-
-func (e *signalError) Error() string { return "ended by signal: " + e.sig.String() }
-
 // errTimeout says that --timeout ended the run.
 var errTimeout = errors.New("time is over")
-
-// interruptible returns a context that SIGINT and SIGTERM end. A second signal
-// ends the process at once.
-//
-// os/signal starts two threads, which takes longer than anything else between
-// main and the guest; the goroutine has them start beside the VM. Until it is
-// ready a signal ends the process by itself; a guest may run only then, since
-// its output tells others that they may send one.
-func interruptible() (ctx context.Context, cancel context.CancelCauseFunc, ready <-chan struct{}) {
-	ctx, cancel = context.WithCancelCause(context.Background())
-	caught := make(chan struct{})
-	go func() {
-		sigs := make(chan os.Signal, 1)
-		signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM)
-		close(caught)
-		s := <-sigs
-		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-		cancel(&signalError{s.(syscall.Signal)})
-	}()
-	return ctx, cancel, caught
-}
 
 // startStatus is the exit status for an error of vmm.New.
 func startStatus(err error) int {

@@ -90,52 +90,6 @@ func TestTimeout(t *testing.T) {
 	wantQuiet(t, uvm(t, "run", hello(t), "--timeout", "40s"), 0, "hello\n")
 }
 
-// TestSignals ends a guest that never leaves its loop.
-func TestSignals(t *testing.T) {
-	testutil.RequireKVM(t)
-	testutil.Watchdog(t)
-	kernel := new(guest).print("on\n").spin().file(t)
-	for _, tt := range []struct {
-		sig    syscall.Signal
-		status int
-	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
-		r := follow(t, program(t, "uvm", "run", kernel))
-		r.expect("on\n")
-		r.kill(tt.sig)
-		if got, want := r.wait(), (ended{status: tt.status}); got != want {
-			t.Errorf("%v: run = %+v; want %+v", tt.sig, got, want)
-		}
-	}
-}
-
-// TestSecondSignal has uvm hang on a report that nobody reads: the second
-// signal ends it there, as if it caught none.
-func TestSecondSignal(t *testing.T) {
-	testutil.RequireKVM(t)
-	testutil.Watchdog(t)
-	fifo := filepath.Join(t.TempDir(), "report")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := program(t, "uvm", "run", new(guest).print("on\n").spin().file(t), "--boot-summary", "--boot-report", fifo)
-	summary, stderr, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer summary.Close()
-	cmd.Stderr = stderr
-	r := follow(t, cmd)
-	stderr.Close()
-	r.expect("on\n")
-	r.kill(syscall.SIGTERM)
-	r.out = summary // it comes right before the report
-	r.expect("uvm: boot")
-	r.kill(syscall.SIGINT)
-	if got, want := r.wait(), (ended{status: -1, signal: syscall.SIGINT}); got != want {
-		t.Errorf("run = %+v; want %+v", got, want)
-	}
-}
-
 // TestSignalWhileBlocked stops a guest whose output nobody takes.
 func TestSignalWhileBlocked(t *testing.T) {
 	testutil.RequireKVM(t)
