@@ -61,10 +61,10 @@ var abiStructs = []abiStruct{
 		{"memorySize", "memory_size", 16}, {"userspaceAddr", "userspace_addr", 24},
 	}},
 	{typ: reflect.TypeFor[irqFD](), c: "struct kvm_irqfd", size: 32, whole: true, fields: []abiField{
-		{"fd", "", 0}, {"gsi", "", 4}, {"flags", "", 8}, {"resampleFD", "resamplefd", 12},
+		{"fd", "", 0}, {"gsi", "", 4},
 	}},
 	{typ: reflect.TypeFor[ioEventFD](), c: "struct kvm_ioeventfd", size: 64, whole: true, fields: []abiField{
-		{"datamatch", "", 0}, {"addr", "", 8}, {"len", "", 16}, {"fd", "", 20}, {"flags", "", 24},
+		{"addr", "", 8}, {"len", "", 16}, {"fd", "", 20},
 	}},
 	{typ: reflect.TypeFor[pitConfig](), c: "struct kvm_pit_config", size: 64, whole: true, fields: []abiField{{"flags", "", 0}}},
 	{typ: reflect.TypeFor[oneMSR](), c: "struct kvm_msrs", size: 24, fields: []abiField{

@@ -85,17 +85,17 @@ type userMemoryRegion struct {
 
 // irqFD is struct kvm_irqfd.
 type irqFD struct {
-	fd, gsi, flags, resampleFD uint32
-	_                          [16]uint8
+	fd, gsi uint32
+	_       [6]uint32
 }
 
 // ioEventFD is struct kvm_ioeventfd.
 type ioEventFD struct {
-	datamatch, addr uint64
-	len             uint32
-	fd              int32
-	flags           uint32
-	_               [36]uint8
+	_    uint64 // datamatch
+	addr uint64
+	len  uint32
+	fd   int32
+	_    [10]uint32
 }
 
 // pitConfig is struct kvm_pit_config.

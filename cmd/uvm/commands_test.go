@@ -164,11 +164,20 @@ func TestDoctor(t *testing.T) {
 	if inLab := os.Getenv("UVM_LAB") == "1"; inLab && !keys {
 		t.Errorf("uvm run --seal-exec-only fails in the lab; want it to work")
 	}
+	// Likewise of Linux: a kernel that only resets.
+	pc := uvm(t, "run", writeFile(t, "pc", hvtelf.PC{Code: []byte{0xb0, 0xfe, 0xe6, 0x64}, PVH: 8}.ELF()), "-m", "2M")
+	linux := pc.status == exitOK
+	if refused := pc.status == exitHost && strings.Contains(pc.stderr, "emulates ring 0"); !linux && (!refused || os.Getenv("UVM_LAB") == "1") {
+		t.Errorf("uvm run of a PC kernel = %+v; want status 0, or outside the lab one sentence and status %d", pc, exitHost)
+	}
 	var names []string
 	for _, f := range findings {
 		names = append(names, f.Name)
 		if f.Name == "protection keys" && (f.State == stateOK) != keys {
 			t.Errorf("finding = %+v; uvm run --seal-exec-only works: %t", f, keys)
+		}
+		if f.Name == "Linux" && (f.State == stateOK) != linux {
+			t.Errorf("finding = %+v; uvm run of a PC kernel works: %t", f, linux)
 		}
 		if f.State != stateOK && f.State != stateNote || f.Detail == "" || f.State == stateNote && f.Remedy == "" {
 			t.Errorf("finding = %+v; want it ok, or a note with a remedy", f)
@@ -177,7 +186,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("uvm doctor = %q; want it to tell of %q as --json does", text.stdout, f.Name)
 		}
 	}
-	if want := []string{"KVM device", "KVM capabilities", "TSC", "ring sealed", "protection keys", "ring 0", "TUN/TAP"}; !slices.Equal(names, want) {
+	if want := []string{"KVM device", "KVM capabilities", "TSC", "ring sealed", "protection keys", "ring 0", "Linux", "TUN/TAP"}; !slices.Equal(names, want) {
 		t.Errorf("findings = %q; want %q", names, want)
 	}
 }

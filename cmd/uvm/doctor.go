@@ -145,7 +145,7 @@ func checkPC() finding {
 	case err == nil:
 		return finding{name, stateOK, "PC kernels, Linux among them, can run", ""}
 	case errors.Is(err, vmm.ErrNoRing0):
-		return finding{name, stateNote, err.Error(), "use a machine with VT-x or AMD-V, or a VM with nested virtualisation"}
+		return finding{name, stateNote, vmm.ErrNoRing0.Error(), "use a machine with VT-x or AMD-V, or a VM with nested virtualisation"}
 	}
 	return finding{name, stateFail, "a kernel that only resets: " + err.Error(), ""}
 }
