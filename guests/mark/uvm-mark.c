@@ -4,11 +4,14 @@
 // or start script can call it: the program is static, needs no library, no /dev and no /proc. It needs root, and a kernel
 // with CONFIG_X86_IOPL_IOPERM. Under a monitor without that port the write goes nowhere.
 //
+// uvm-mark --poweroff: switches the machine off without ACPI, by a write to I/O port 0x604 (docs/pc.md). File systems are
+// the caller's to sync.
+//
 // Exit status: 0 written, 1 no access to the port, 2 wrong arguments.
 #include <asm/unistd.h>
 #include <stddef.h>
 
-enum { MARK_PORT = 0x3f0, EPERM = 1, ENOSYS = 38 };
+enum { MARK_PORT = 0x3f0, POWER_PORT = 0x604, POWER_OFF = 0x2000, EPERM = 1, ENOSYS = 38 };
 
 static long syscall3(long number, long a, long b, long c)
 {
@@ -43,23 +46,41 @@ static int mark_value(const char *s)
 	return n;
 }
 
+static int same(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+// open_ports asks the kernel for the ports, or ends.
+static void open_ports(long first, long count)
+{
+	switch (syscall3(__NR_ioperm, first, count, 1)) {
+	case 0:
+		return;
+	case -EPERM:
+		die(1, "uvm-mark: no access to the I/O port: be root\n");
+	case -ENOSYS:
+		die(1, "uvm-mark: no access to the I/O port: the kernel needs CONFIG_X86_IOPL_IOPERM\n");
+	default:
+		die(1, "uvm-mark: no access to the I/O port: ioperm(2) failed\n");
+	}
+}
+
 // The stack at the start of a process: argc, then the pointers of argv (System V ABI, AMD64 supplement, section 3.4.1).
 __attribute__((used)) static _Noreturn void start(const long *stack)
 {
 	const char *const *argv = (const char *const *)(stack + 1);
+	if (stack[0] == 2 && same(argv[1], "--poweroff")) {
+		open_ports(POWER_PORT, 2);
+		__asm__ volatile("outw %0, %1" : : "a"((unsigned short)POWER_OFF), "Nd"((unsigned short)POWER_PORT));
+		die(0, "");
+	}
 	int value = stack[0] == 2 ? mark_value(argv[1]) : -1;
 	if (value < 0)
-		die(2, "usage: uvm-mark N    makes the boot mark N, 0 to 255\n");
-	switch (syscall3(__NR_ioperm, MARK_PORT, 1, 1)) {
-	case 0:
-		break;
-	case -EPERM:
-		die(1, "uvm-mark: no access to I/O port 0x3f0: be root\n");
-	case -ENOSYS:
-		die(1, "uvm-mark: no access to I/O port 0x3f0: the kernel needs CONFIG_X86_IOPL_IOPERM\n");
-	default:
-		die(1, "uvm-mark: no access to I/O port 0x3f0: ioperm(2) failed\n");
-	}
+		die(2, "usage: uvm-mark N    makes the boot mark N, 0 to 255\n       uvm-mark --poweroff\n");
+	open_ports(MARK_PORT, 1);
 	__asm__ volatile("outb %0, %1" : : "a"((unsigned char)value), "Nd"((unsigned short)MARK_PORT));
 	die(0, "");
 }

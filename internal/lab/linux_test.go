@@ -43,6 +43,11 @@ cat out`,
 		script: `uvm run $DEBIAN $GUEST`, want: []string{`going`},
 	},
 	{
+		// A kernel without ACPI.
+		name: "poweroff by port", init: "echo going\nuvm-mark --poweroff\nsleep 100\n",
+		script: `uvm run $BASE $GUEST`, want: []string{`going`},
+	},
+	{
 		name: "reboot", init: "echo going\nreboot -f\n",
 		script: `uvm run $BASE $GUEST`, want: []string{`Linux version 6\.1\.\S*-lupine-base`, `going`},
 	},
