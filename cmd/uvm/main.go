@@ -45,7 +45,6 @@ func commands() []command {
 
 func main() {
 	started := time.Now().Add(-devices.CPUTime())
-	blockedAtEntry = defaultSignals()
 	if filepath.Base(os.Args[0]) == solo5Name {
 		os.Exit(solo5Main(os.Args, os.Stderr))
 	}
@@ -69,6 +68,9 @@ func uvmMain(args []string, started time.Time) int {
 		return exitOK
 	case "--version":
 		name = "version"
+	}
+	if name != "run" {
+		unpin()
 	}
 	for _, c := range commands() {
 		if c.name == name {

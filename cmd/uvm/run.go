@@ -34,6 +34,7 @@ func runMain(args []string) int {
 	cfg.Log, cfg.Console = log, console
 
 	ctx, cancel, ready := interruptible()
+	time.AfterFunc(pinnedTime, unpin)
 	restore := func() {}
 	if s.Console == "" || s.Console == "stdio" {
 		cfg.Input = stdin(&restore, cancel)

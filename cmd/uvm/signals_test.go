@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -123,5 +125,51 @@ func TestSignalOutsideRun(t *testing.T) {
 		if got, want := r.wait(), (ended{status: -1, signal: syscall.SIGTERM}); got != want {
 			t.Errorf("entry=%t: run = %+v; want %+v", entry, got, want)
 		}
+	}
+}
+
+// TestAffinity: the CPUs that uvm was started with are all its threads', soon
+// after the start, and no others.
+func TestAffinity(t *testing.T) {
+	testutil.RequireKVM(t)
+	testutil.Watchdog(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &all)
+	var last unix.CPUSet
+	for cpu := range 1024 {
+		if all.IsSet(cpu) {
+			last = unix.CPUSet{}
+			last.Set(cpu)
+		}
+	}
+	kernel := new(guest).print("on\n").spin().file(t)
+	for _, want := range []unix.CPUSet{all, last} {
+		if err := unix.SchedSetaffinity(0, &want); err != nil {
+			t.Fatal(err)
+		}
+		r := follow(t, entered(t, true, program(t, "uvm", "run", kernel)))
+		r.expect("on\n")
+		dir := fmt.Sprintf("/proc/%d/task", r.cmd.Process.Pid)
+		testutil.Until(t, "all threads may use the CPUs of the start", func() bool {
+			tasks, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, task := range tasks {
+				tid, _ := strconv.Atoi(task.Name())
+				var got unix.CPUSet
+				if err := unix.SchedGetaffinity(tid, &got); err == nil && got != want {
+					return false
+				}
+			}
+			return true
+		})
+		r.kill(syscall.SIGTERM)
+		r.wait()
 	}
 }

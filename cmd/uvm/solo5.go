@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
@@ -171,6 +172,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		cfg.Disks = append(cfg.Disks, d.Disk)
 	}
 	ctx, _, ready := interruptible()
+	time.AfterFunc(pinnedTime, unpin)
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		return 1, solo5Error(err, r)
