@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -35,15 +36,17 @@ func runMain(args []string) int {
 
 	ctx, cancel, ready := interruptible()
 	time.AfterFunc(pinnedTime, unpin)
-	restore := func() {}
+	tty := &terminal{}
+	defer tty.restore()
+	// Also where a second signal ends uvm before it gets there by itself.
+	context.AfterFunc(ctx, tty.restore)
 	if s.Console == "" || s.Console == "stdio" {
-		cfg.Input = stdin(&restore, cancel)
+		cfg.Input = func() (*os.File, error) { return tty.input(cancel) }
 	}
-	defer func() { restore() }()
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		undo()
-		restore()
+		tty.restore()
 		return fail(startStatus(err), "%v", err)
 	}
 	if s.Timeout > 0 {
