@@ -6,18 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/internal/datadir"
 	"github.com/uvm-monitor/uvm/internal/rootfs"
 )
 
@@ -36,10 +33,13 @@ func run(args []string) int {
 		fmt.Println("Usage: uvm-image rootfs SOURCE -o FILE [flags]\n\nuvm executes this program; see uvm rootfs --help.")
 		return 0
 	}
-	if args[0] != "rootfs" {
-		return fail(exitUsage, "unknown command %q (there is rootfs)", args[0])
+	switch args[0] {
+	case "rootfs":
+		return rootfsMain(args[1:])
+	case "fill":
+		return fillMain(args[1:])
 	}
-	return rootfsMain(args[1:])
+	return fail(exitUsage, "unknown command %q (there are rootfs and fill)", args[0])
 }
 
 // signalError says that a signal ended it.
@@ -168,8 +168,7 @@ func (f *flags) complete() error {
 		f.opts.NoInit = true
 		return nil
 	case "":
-		f.init = ownInit()
-		if f.init == "" {
+		if f.init = datadir.Find("uvm-init"); f.init == "" {
 			return nil // Build says so where it is needed
 		}
 	}
@@ -181,89 +180,29 @@ func (f *flags) complete() error {
 	return nil
 }
 
-// ownInit finds uvm-init as make puts it, beside the samples, or where an installation has it.
-func ownInit() string {
-	for _, dir := range rootfs.DataDirs() {
-		file := filepath.Join(dir, "uvm-init")
-		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
-			return file
-		}
+// fillMain serves `uvm run --image`: it writes the root file system of an image into the empty
+// file that is descriptor 3.
+func fillMain(args []string) int {
+	f := newFlags("fill")
+	if err := f.Parse(args); err != nil {
+		return fail(exitUsage, "%v", err)
 	}
-	return ""
+	// Behind a first -- stand the source, a second -- and the arguments.
+	words := f.Args()
+	if f.ArgsLenAtDash() != 0 || len(words) < 2 || words[1] != "--" {
+		return fail(exitUsage, "fill: want -- SOURCE -- ARGS")
+	}
+	f.opts.Source = words[0]
+	if err := f.complete(); err != nil {
+		return fail(exitUsage, "%v", err)
+	}
+	cache, err := datadir.Images()
+	if err != nil {
+		return fail(exitHost, "%v", err)
+	}
+	p := newProgress(f.quiet)
+	f.opts.Progress = p.show
+	err = rootfs.Fill(interruptible(), os.NewFile(3, "root"), cache, f.opts, words[2:])
+	p.clear()
+	return status(err)
 }
-
-// progress shows how far it is, on one line of a terminal, or after ten seconds and then
-// every ten as lines of their own.
-type progress struct {
-	out      io.Writer
-	terminal bool
-	quiet    bool
-	next     time.Time
-	shown    bool
-}
-
-func newProgress(quiet bool) *progress {
-	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
-	p := &progress{out: os.Stderr, terminal: err == nil, quiet: quiet}
-	p.next = time.Now().Add(p.pause())
-	return p
-}
-
-func (p *progress) pause() time.Duration {
-	if p.terminal {
-		return 200 * time.Millisecond
-	}
-	return 10 * time.Second
-}
-
-func (p *progress) show(stage string, done, all int64) {
-	if p.quiet || time.Now().Before(p.next) {
-		return
-	}
-	p.next = time.Now().Add(p.pause())
-	far := fmt.Sprintf("%d MiB", done>>20)
-	if all > 0 {
-		far = fmt.Sprintf("%d %%", done*100/all)
-	}
-	if p.terminal {
-		fmt.Fprintf(p.out, "\r\x1b[Kuvm: %s, %s", stage, far)
-		p.shown = true
-		return
-	}
-	fmt.Fprintf(p.out, "uvm: %s, %s\n", stage, far)
-}
-
-func (p *progress) clear() {
-	if p.shown {
-		fmt.Fprint(p.out, "\r\x1b[K")
-	}
-}
-
-// sizeFlag is a number of bytes with its unit.
-type sizeFlag int64
-
-func (s *sizeFlag) String() string {
-	if *s == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%dM", *s>>20)
-}
-
-// Set parses 64, 64M, 2G; a bare number is MiB, as uvm run has it.
-func (s *sizeFlag) Set(word string) error {
-	num, shift := strings.TrimSuffix(strings.ToUpper(word), "IB"), 20
-	for i, unit := range []string{"M", "G", "T"} {
-		if n, ok := strings.CutSuffix(num, unit); ok {
-			num, shift = n, 20+10*i
-		}
-	}
-	n, err := strconv.ParseInt(num, 10, 64)
-	if err != nil || n < 1 || n > 1<<46>>shift {
-		return errors.New("want a number with M, G or T, as 512M (a bare number is MiB)")
-	}
-	*s = sizeFlag(n << shift)
-	return nil
-}
-
-// Type is the placeholder in help texts.
-func (s *sizeFlag) Type() string { return "SIZE" }

@@ -13,6 +13,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/internal/datadir"
 )
 
 // Options say what to make.
@@ -104,7 +106,7 @@ func (t *Tree) read(src *source, o *Options) error {
 		return nil // it has an init of its own
 	}
 	if len(o.Init) == 0 && !o.NoInit {
-		return &HostError{fmt.Errorf("uvm-init is not there: build it with make guests, or say --init none (looked in %s)", strings.Join(DataDirs(), ", "))}
+		return &HostError{fmt.Errorf("uvm-init is not there: build it with make guests, or say --init none (looked in %s)", strings.Join(datadir.Guests(), ", "))}
 	}
 	if err := t.AddStart(&start, o.Init); err != nil {
 		return err
@@ -229,21 +231,4 @@ func publish(from, to string, force bool) error {
 		return os.Rename(from, to)
 	}
 	return &os.PathError{Op: "rename", Path: to, Err: err}
-}
-
-// DataDirs are where uvm's own files for guests lie: beside the executable as make leaves them,
-// in the user's data folder, and where packages put them.
-func DataDirs() []string {
-	var dirs []string
-	if exe, err := os.Executable(); err == nil {
-		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "guests"))
-	}
-	data := os.Getenv("XDG_DATA_HOME")
-	if home, err := os.UserHomeDir(); data == "" && err == nil {
-		data = filepath.Join(home, ".local", "share")
-	}
-	if data != "" {
-		dirs = append(dirs, filepath.Join(data, "uvm"))
-	}
-	return append(dirs, "/usr/local/share/uvm", "/usr/share/uvm")
 }

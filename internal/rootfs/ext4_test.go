@@ -177,10 +177,10 @@ func TestSame(t *testing.T) {
 // names, large directories, holes.
 func TestSizes(t *testing.T) {
 	var small, long, holes []e
-	for i := range 6000 {
+	for i := range 2500 {
 		small = append(small, e{name: fmt.Sprintf("d/%d", i), to: "x"})
 	}
-	for i := range 1500 {
+	for i := range 600 {
 		long = append(long, e{dir, fmt.Sprintf("%0251d", i), "", 0, nil}, e{sym, fmt.Sprintf("%0251d/%0250d", i, i), strings.Repeat("t", 1000), 0, nil})
 	}
 	for i := range 3 {

@@ -50,7 +50,7 @@ func (t *Tree) AddStart(s *Start, init []byte) error {
 	if !strings.HasPrefix(s.WorkDir, "/") && s.WorkDir != "" {
 		return fmt.Errorf("working directory %q does not begin with /", s.WorkDir)
 	}
-	text, err := s.encode(argv, id)
+	text, err := s.encode(id)
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,11 @@ func (t *Tree) AddStart(s *Start, init []byte) error {
 		return fmt.Errorf("working directory: %w", err)
 	} else if _, err := t.walk(names, true, t.Root.MTime); err != nil { // made if it is missing, as Docker does
 		return fmt.Errorf("working directory %s: %w", s.WorkDir, err)
+	}
+	for name, perm := range map[string]uint32{"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777} { // for init to mount on
+		if t.Root.children[name] == nil {
+			t.Root.children[name] = &entry{newDir(perm, t.Root.MTime), t.layer}
+		}
 	}
 	if old := t.Root.children[ownDir]; old != nil {
 		t.drop(old.node)
@@ -87,7 +92,7 @@ const startVersion = "uvm-start 1"
 
 // encode makes the description: strings that end with NUL, each of which begins with a
 // letter that says what it is.
-func (s *Start) encode(argv []string, id *identity) ([]byte, error) {
+func (s *Start) encode(id *identity) ([]byte, error) {
 	lines := []string{startVersion, fmt.Sprint("u", id.uid), fmt.Sprint("g", id.gid)}
 	for _, g := range id.groups {
 		lines = append(lines, fmt.Sprint("G", g))
@@ -107,9 +112,18 @@ func (s *Start) encode(argv []string, id *identity) ([]byte, error) {
 	for _, key := range slices.Sorted(maps.Keys(env)) {
 		lines = append(lines, "e"+key+"="+env[key])
 	}
-	for _, a := range argv {
+	for _, a := range s.Entrypoint {
 		lines = append(lines, "a"+a)
 	}
+	lines = append(lines, "-") // what follows can be replaced when the VM starts
+	for _, a := range s.Cmd {
+		lines = append(lines, "a"+a)
+	}
+	return join(lines)
+}
+
+// join checks the strings of a description and puts them together.
+func join(lines []string) ([]byte, error) {
 	size := 0
 	for _, l := range lines {
 		if strings.Contains(l, "\x00") {
@@ -204,4 +218,35 @@ func (t *Tree) table(path string, fields int) [][]string {
 		}
 	}
 	return lines
+}
+
+// change puts other arguments and more environment into a start description.
+func change(text string, args, env []string) ([]byte, error) {
+	lines := strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
+	if lines[0] != startVersion {
+		return nil, fmt.Errorf("%s is not of this version", StartPath)
+	}
+	entry := slices.Index(lines, "-")
+	for _, e := range env {
+		key, _, ok := strings.Cut(e, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("environment %q is not KEY=VALUE", e)
+		}
+		if at := slices.IndexFunc(lines[:entry], func(l string) bool { return strings.HasPrefix(l, "e"+key+"=") }); at >= 0 {
+			lines[at] = "e" + e
+			continue
+		}
+		lines = slices.Insert(lines, 1, "e"+e)
+		entry++
+	}
+	if len(args) > 0 {
+		lines = lines[:entry+1]
+		for _, a := range args {
+			lines = append(lines, "a"+a)
+		}
+	}
+	if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "a") }) {
+		return nil, ErrNoEntry
+	}
+	return join(lines)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -82,7 +83,7 @@ func (t *tools) run(ctx context.Context, name string, each func(int64), args ...
 	}
 	var words []string
 	for line := range strings.Lines(stderr.String()) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, name+" 1.") {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, name+" 1.") && !slices.Contains(words, line) {
 			words = append(words, line)
 		}
 	}
