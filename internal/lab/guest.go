@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,8 @@ type LinuxGuest struct {
 	Init string
 	// Peer adds internal/lab/peer. It needs lupine-general, or more.
 	Peer bool
+	// Tree is a folder whose files lie on the disk too; see AppTree.
+	Tree string
 }
 
 // guestPrologue mounts what every script expects. In an initramfs nobody has
@@ -134,8 +137,13 @@ func (g *LinuxGuest) Ext4(file string, size int64) (err error) {
 		return err
 	}
 	defer os.RemoveAll(tmp)
+	if g.Tree != "" {
+		if err := os.CopyFS(tmp, os.DirFS(g.Tree)); err != nil {
+			return err
+		}
+	}
 	for _, dir := range append([]string{"/bin", "/sbin", "/dev"}, guestDirs...) {
-		if err := os.Mkdir(tmp+dir, 0o755); err != nil {
+		if err := os.MkdirAll(tmp+dir, 0o755); err != nil {
 			return err
 		}
 	}
@@ -156,7 +164,7 @@ func (g *LinuxGuest) Ext4(file string, size int64) (err error) {
 		if name == "busybox" {
 			continue
 		}
-		if err := os.Symlink("busybox", tmp+"/bin/"+name); err != nil {
+		if err := os.Symlink("busybox", tmp+"/bin/"+name); err != nil && (g.Tree == "" || !errors.Is(err, fs.ErrExist)) {
 			return err
 		}
 	}
@@ -199,4 +207,15 @@ func LinuxKernel(name string) (string, error) {
 		return "", fmt.Errorf("%w; run make -C guests/lupine %s (4 minutes, once)", err, name)
 	}
 	return file, nil
+}
+
+// AppTree returns the folder of an application's root file system, which
+// guests/lupine/app.sh makes from Debian's packages.
+func AppTree(name string) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	dir, err := run(root, "guests/lupine/app.sh", name)
+	return strings.TrimSpace(dir), err
 }

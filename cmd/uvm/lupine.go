@@ -1,0 +1,27 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// lupineMain becomes uvm-lupine, which lies beside uvm: what only makes kernels
+// is no part of the program that runs VMs.
+func lupineMain(args []string) int {
+	if status := parse(newFlags("lupine"), "lupine", args); status >= 0 {
+		return status
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fail(exitHost, "cannot find my own file: %v", err)
+	}
+	file := filepath.Join(filepath.Dir(self), "uvm-lupine")
+	err = syscall.Exec(file, append([]string{file}, args...), os.Environ())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fail(exitHost, "%s is missing: make builds it beside uvm", file)
+	}
+	return fail(exitHost, "%s: %v", file, err)
+}

@@ -1,0 +1,252 @@
+package appscan
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Scan finds what a program below the root, and the libraries that it is linked
+// with, can do. Of a script it looks at the interpreter.
+func (r *Root) Scan(program string) (*Uses, error) {
+	file, err := r.Find(program)
+	if err != nil {
+		return nil, err
+	}
+	var remarks []string
+	for range 3 { // a script's interpreter may be one
+		interpreter, ok := r.interpreter(file)
+		if !ok {
+			break
+		}
+		remarks = append(remarks, fmt.Sprintf("%s is a script for %s: what it runs was not looked at; name those programs too", file, interpreter))
+		if file, err = r.Find(interpreter); err != nil {
+			return nil, err
+		}
+	}
+	objects, missing, err := r.closure(file)
+	if err != nil {
+		return nil, err
+	}
+	if len(remarks) == 0 {
+		objects[0].label = program[strings.LastIndexByte(program, '/')+1:]
+	}
+	s := newScanner(objects)
+	s.run()
+	s.uses.programs = map[string]bool{objects[0].label: true}
+	s.uses.Missing = missing
+	s.uses.Hidden = append(remarks, s.uses.Hidden...)
+	return s.uses, nil
+}
+
+// interpreter is what the first line of a script asks for.
+func (r *Root) interpreter(file string) (string, bool) {
+	f, err := os.Open(r.host(file))
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, 256))
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	words := bytes.Fields(bytes.TrimPrefix(line, []byte("#!")))
+	if !bytes.HasPrefix(line, []byte("#!")) || len(words) == 0 {
+		return "", false
+	}
+	if bytes.HasSuffix(words[0], []byte("/env")) && len(words) > 1 {
+		return string(words[1]), true
+	}
+	return string(words[0]), true
+}
+
+// reason is why an option is suggested.
+type reason struct {
+	words   []string
+	sure    bool // the application itself asks, not only the C library on some path
+	program bool // the program does, not only its libraries
+}
+
+// why collects what shows that the option is needed.
+func (u *Uses) why(o *option) (r reason) {
+	by := func(what string, files map[string]bool) {
+		r.words = append(r.words, what+" ("+list(slices.Sorted(maps.Keys(files)), 3)+")")
+		r.sure = true
+		for f := range files {
+			r.program = r.program || u.programs[f]
+		}
+	}
+	inside := []string{}
+	for _, n := range o.calls {
+		if files := u.Own[n]; files != nil {
+			by(callNames[n], files)
+		} else if u.Calls[n] != "" {
+			inside = append(inside, callNames[n]+" (as "+u.Calls[n]+")")
+		}
+	}
+	for _, symbol := range slices.Sorted(maps.Keys(u.Callers)) {
+		for _, f := range o.functions {
+			prefix, any := strings.CutSuffix(f, "*")
+			if symbol == f || any && strings.HasPrefix(symbol, prefix) {
+				by(symbol, u.Callers[symbol])
+			}
+		}
+	}
+	for _, f := range o.families {
+		if files := u.families[f]; files != nil {
+			by(fmt.Sprintf("socket of family %d", f), files)
+		}
+	}
+	if o.config[0] == "FILE_LOCKING" && len(u.locks) > 0 {
+		by("locks by fcntl", u.locks)
+	}
+	for _, word := range o.strings {
+		for _, file := range u.files {
+			if s := file.mentions(word); s != "" && !file.libc() {
+				r.words = append(r.words, fmt.Sprintf("%q in %s", s, file.label))
+				r.sure = true
+				r.program = r.program || u.programs[file.label]
+			}
+		}
+	}
+	if !r.sure {
+		r.words = inside
+	}
+	return r
+}
+
+// list joins the first n words.
+func list(words []string, n int) string {
+	if len(words) > n {
+		return strings.Join(words[:n], ", ") + fmt.Sprintf(" and %d more", len(words)-n)
+	}
+	return strings.Join(words, ", ")
+}
+
+// mentions finds a string constant that begins with word. (Go's have no end, and
+// may follow a letter of another one, which hides them.)
+func (o *object) mentions(word string) string {
+	for _, part := range slices.Concat(o.data, o.text) {
+		for at := 0; ; at++ {
+			i := bytes.Index(part.data[at:], []byte(word))
+			if i < 0 {
+				break
+			}
+			at += i
+			if at > 0 && (isName(part.data[at-1]) || part.data[at-1] == '/') {
+				continue
+			}
+			end := at
+			for end < len(part.data) && end < at+40 && (isName(part.data[end]) || part.data[end] == '/' || part.data[end] == '%') {
+				end++
+			}
+			return string(part.data[at:end])
+		}
+	}
+	return ""
+}
+
+func isName(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.'
+}
+
+// Fragment writes the fragment of a kernel's configuration on top of lupine-base
+// with a reason for each option, and says what could not be seen.
+func (u *Uses) Fragment(w io.Writer, title string) error {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "# on: lupine-base\n#\n# %s\n", title)
+	libraries, maybe := &strings.Builder{}, &strings.Builder{}
+	for i := range options {
+		o := &options[i]
+		r := u.why(o)
+		if len(r.words) == 0 {
+			continue
+		}
+		words := list(r.words, 6)
+		if o.remark != "" {
+			words += "; " + o.remark
+		}
+		if !r.sure {
+			fmt.Fprintf(maybe, "#? CONFIG_%s: %s\n", strings.Join(o.config, ", CONFIG_"), words)
+			continue
+		}
+		to := libraries
+		if r.program {
+			to = b
+		}
+		fmt.Fprintf(to, "\n# %s\n", words)
+		for _, c := range o.config {
+			fmt.Fprintf(to, "CONFIG_%s=y\n", c)
+		}
+	}
+	if libraries.Len() > 0 {
+		fmt.Fprintf(b, "\n# Only its libraries ask for these, perhaps on paths that the program never takes.\n%s", libraries)
+	}
+	if maybe.Len() > 0 {
+		fmt.Fprintf(b, "\n# Only the C library gets there, on paths of its own. Try without:\n%s", maybe)
+	}
+	b.WriteString("\n# Not seen:\n")
+	for _, m := range u.Missing {
+		fmt.Fprintf(b, "# - %s, which it is linked with, is not in the folder\n", m)
+	}
+	for _, f := range []string{"dlopen", "dlmopen"} {
+		if files := u.Callers[f]; files != nil {
+			fmt.Fprintf(b, "# - what %s loads while it runs (%s): plug-ins, modules, name services; name them as programs to look at them\n",
+				list(slices.Sorted(maps.Keys(files)), 3), f)
+		}
+	}
+	for _, f := range []string{"execve", "execv", "execvp", "execl", "execlp", "posix_spawn", "posix_spawnp", "system", "popen"} {
+		if files := u.Callers[f]; files != nil {
+			fmt.Fprintf(b, "# - the programs that %s starts (%s)\n", list(slices.Sorted(maps.Keys(files)), 3), f)
+		}
+	}
+	for _, h := range u.Hidden {
+		fmt.Fprintf(b, "# - %s\n", h)
+	}
+	b.WriteString("# - requests of ioctl, setsockopt and prctl; address families that come from configuration; what a script or a configuration file asks for\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Add takes over what another program can do.
+func (u *Uses) Add(v *Uses) {
+	if u.Calls == nil {
+		*u = *v
+		return
+	}
+	for n, via := range v.Calls {
+		if u.Calls[n] == "" {
+			u.Calls[n] = via
+		}
+	}
+	add(u.Own, v.Own)
+	add(u.Callers, v.Callers)
+	add(u.families, v.families)
+	maps.Copy(u.locks, v.locks)
+	maps.Copy(u.programs, v.programs)
+	for _, h := range v.Hidden {
+		if !slices.Contains(u.Hidden, h) {
+			u.Hidden = append(u.Hidden, h)
+		}
+	}
+	for _, m := range v.Missing {
+		if !slices.Contains(u.Missing, m) {
+			u.Missing = append(u.Missing, m)
+		}
+	}
+	for _, f := range v.files {
+		if !slices.ContainsFunc(u.files, func(o *object) bool { return o.path == f.path }) {
+			u.files = append(u.files, f)
+		}
+	}
+}
+
+func add[K comparable](to, from map[K]map[string]bool) {
+	for k, files := range from {
+		for f := range files {
+			note(to, k, f)
+		}
+	}
+}
