@@ -51,6 +51,7 @@ const imageKernel = "lupine-general"
 // of this VM's own, is the first disk, and ARGS are the program's instead of the kernel's. A
 // non-negative status says that it cannot, in words that are printed already.
 func (s *settings) useImage(cfg *vmm.Config) int {
+	unpin() // the other program may take long, and would inherit it
 	kernel, err := findKernel(s.Kernel)
 	if err != nil {
 		return fail(exitKernel, "%v", err)
