@@ -15,13 +15,20 @@ import (
 // everyFlag gives each flag of `uvm run` that is a setting a value that is not
 // its default, and everyJSON says the same.
 var everyFlag = []string{
-	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1",
+	"--image", "app.tar", "--image-tag", "app:1", "--env", "A=b c", "--env", "D=",
+	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1",
 	"--disk", "data=/a b.img,ro,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
 	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
   "kernel": "app.hvt",
+  "image": "app.tar",
+  "image-tag": "app:1",
+  "env": [
+    "A=b c",
+    "D="
+  ],
   "args": [
     "--x",
     "",
@@ -44,7 +51,9 @@ const everyJSON = `{
       "mtu": 1400
     },
     {
-      "tap": "tap1"
+      "tap": "tap1",
+      "ip": "10.0.0.2/24",
+      "gw": "10.0.0.1"
     }
   ],
   "disk": [
@@ -101,7 +110,7 @@ func TestFlagsAreKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.VisitAll(func(f *pflag.Flag) {
-		if f.Name != "config" && f.Name != "print-config" { // they are about the file
+		if f.Name != "config" && f.Name != "print-config" && f.Name != "kernel" { // they are about the file, or an operand too
 			flags = append(flags, f.Name)
 			set[f.Name] = f.Changed
 		}
@@ -210,7 +219,8 @@ func TestBadConfig(t *testing.T) {
 		{`[]`, "array"},
 		{`"k"`, "string"},
 		{`{"kernel":"k","rings":0}`, `unknown field "rings"`},
-		{`{"net":[{"tap":"t","ip":"10.0.0.1"}]}`, `unknown field "ip"`},
+		{`{"net":[{"tap":"t","ip":"10.0.0.1"}]}`, "10.0.0.2/24"},
+		{`{"net":[{"tap":"t","ipv4":"10.0.0.1"}]}`, `unknown field "ipv4"`},
 		{`{"disk":[{"path":"d","RO ":true}]}`, `unknown field "RO "`},
 		{`{"kernel":1}`, "kernel"},
 		{`{"args":"a"}`, "args"},

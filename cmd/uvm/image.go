@@ -37,11 +37,14 @@ func findImageProgram() (string, error) {
 	}
 	for _, dir := range append(dirs, filepath.SplitList(os.Getenv("PATH"))...) {
 		file := filepath.Join(dir, imageProgram)
+		if !filepath.IsAbs(dir) {
+			continue // whatever lies in the working directory is not ours
+		}
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && unix.Access(file, unix.X_OK) == nil {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%s is neither beside uvm (%s) nor on PATH: install it there, or run make", imageProgram, strings.Join(dirs, ""))
+	return "", fmt.Errorf("%s is neither beside uvm (%s) nor on PATH: install it there, or run make", imageProgram, strings.Join(dirs, ", "))
 }
 
 // imageKernel runs a container image if nothing else is said.

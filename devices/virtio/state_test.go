@@ -19,7 +19,9 @@ var kinds = []struct {
 	{func() Device { return newEcho() }, func(d *driver) { d.add([][]byte{{1}}, 1) }},
 	{func() Device { return NewRNG() }, func(d *driver) { d.add(nil, 16) }},
 	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.add([][]byte{{1}}) }},
-	{func() Device { return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {}) },
+	{func() Device {
+		return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {})
+	},
 		func(d *driver) { d.add([][]byte{make([]byte, 16)}, 512, 1) }},
 	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.add([][]byte{make([]byte, 60)}) }},
 }

@@ -110,6 +110,27 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestStart looks at all that the two programs link. What one does before main costs every start of
+// uvm; uvm-image may link more, but nothing that speaks to a network.
+func TestStart(t *testing.T) {
+	for program, banned := range map[string][]string{
+		"cmd/uvm":       {"net/http", "os/exec", "crypto/tls", "archive/tar", "github.com/google/go-containerregistry"},
+		"cmd/uvm-image": {"net/http", "crypto/tls"},
+	} {
+		out, err := exec.Command("go", "list", "-deps", module+"/"+program).Output()
+		if err != nil {
+			t.Fatalf("go list -deps %s: %v", program, err)
+		}
+		for _, pkg := range strings.Fields(string(out)) {
+			for _, b := range banned {
+				if pkg == b || strings.HasPrefix(pkg, b+"/v") || strings.HasPrefix(pkg, b+"/pkg/") {
+					t.Errorf("%s links %s", program, pkg)
+				}
+			}
+		}
+	}
+}
+
 func TestUnsafeFiles(t *testing.T) {
 	for _, p := range list(t) {
 		for _, f := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {

@@ -37,12 +37,7 @@ type Options struct {
 // Build makes an ext4 file system out of a source. Until it is whole nothing lies at Output,
 // and after an error nothing is left. The end of ctx is an error.
 func Build(ctx context.Context, o Options) (err error) {
-	if o.Limits.Bytes == 0 {
-		o.Limits.Bytes = DefaultLimits.Bytes
-	}
-	if o.Limits.Entries == 0 {
-		o.Limits.Entries = DefaultLimits.Entries
-	}
+	o.Limits.complete()
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}

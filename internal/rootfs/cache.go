@@ -42,9 +42,7 @@ func cached(ctx context.Context, cache string, o Options) (*os.File, error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return nil, err
 	}
-	if o.Limits.Entries == 0 {
-		o.Limits = DefaultLimits
-	}
+	o.Limits.complete()
 	key, err := cacheKey(ctx, cache, o)
 	if err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func NewSpool(ctx context.Context, dir string, limit int64, progress func(done i
 	if progress == nil {
 		progress = func(int64) {}
 	}
-	return &Spool{ctx: ctx, dir: dir, limit: limit, buf: make([]byte, 64*blockSize), progress: progress}
+	return &Spool{ctx: ctx, dir: dir, limit: limit, progress: progress}
 }
 
 var zeros [blockSize]byte
@@ -63,6 +63,9 @@ func (s *Spool) add(r io.Reader, size int64) (d *Data, err error) {
 			d = nil
 		}
 	}()
+	if s.buf == nil {
+		s.buf = make([]byte, 64*blockSize)
+	}
 	d = &Data{spool: s, name: name, Size: size}
 	sum := sha256.New()
 	for off := int64(0); off < size; {

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -274,8 +276,15 @@ func replaceRecord(t *testing.T, b []byte, old, records string) []byte {
 func FuzzTar(f *testing.F) {
 	f.Add(makeTar(f, e{dir, "d", "", 0, nil}, e{name: "d/a", to: "x"}, e{link, "b", "d/a", 0, nil}, e{sym, "s", "../d", 0, nil}, e{name: "s/x"}))
 	f.Add(makeTar(f, e{name: "d/.wh..wh..opq"}, e{name: ".wh.d"}, e{tar.TypeChar, "c", "", 0, dev(1, 3)}))
+	dir := f.TempDir() // one for all: making it would take longer than the rest
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tree := testTree(t, Limits{small, 1000})
+		limits := Limits{1 << 16, 100}
+		tree := NewTree(NewSpool(t.Context(), dir, limits.Bytes, nil), limits)
+		defer func() {
+			for i := range tree.spool.next {
+				os.Remove(filepath.Join(dir, fmt.Sprint(i)))
+			}
+		}()
 		for range 2 {
 			if tree.AddTar(bytes.NewReader(b), true) != nil {
 				return

@@ -26,6 +26,16 @@ type Limits struct {
 // DefaultLimits hold where the command line says nothing else.
 var DefaultLimits = Limits{Bytes: 16 << 30, Entries: 1 << 20}
 
+// complete puts the defaults in place of zeros.
+func (l *Limits) complete() {
+	if l.Bytes == 0 {
+		l.Bytes = DefaultLimits.Bytes
+	}
+	if l.Entries == 0 {
+		l.Entries = DefaultLimits.Entries
+	}
+}
+
 const (
 	maxName = 255  // bytes of a name in ext4
 	maxPath = 4095 // PATH_MAX without its NUL
