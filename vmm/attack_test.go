@@ -208,7 +208,7 @@ func TestAttack(t *testing.T) {
 			t.Fatalf("repeat it by UVM_ATTACK_SEED=%d", seed)
 		}
 	}
-	t.Logf("how %d attackers ended: %v", len(seeds), ends)
+	t.Logf("attackers with seeds %d ended: %v", seeds, ends)
 }
 
 func attack(t *testing.T, seed uint64) (end string) {

@@ -197,6 +197,29 @@ func TestPCRing0(t *testing.T) {
 	}
 }
 
+// TestPCCPUs has the first vCPU start all others by its local APIC, as Linux does
+// (AMD64 APM volume 2, section 16.5), and waits for them.
+func TestPCCPUs(t *testing.T) {
+	for _, cpus := range []int{1, 2, maxCPUs} {
+		var g pcGuest
+		// At 0x8000, in 16-bit code: f0 ff 06 00 85  lock inc word [0x8500]; f4  hlt; eb fd  jmp -3
+		g.emit(0xc7, 0x05, 0x00, 0x80, 0, 0, 0xf0, 0xff, 0x06, 0x00) // mov dword [0x8000], …
+		g.emit(0xc7, 0x05, 0x04, 0x80, 0, 0, 0x85, 0xf4, 0xeb, 0xfd)
+		const icr = 0xfee00300
+		for _, command := range []uint32{0xc4500, 0xc4608} { // INIT, then SIPI to 0x8000, to all but itself
+			g.emit(append(append([]byte{0xc7, 0x05}, imm32(icr)...), imm32(command)...)...)
+		}
+		g.emit(0x66, 0x81, 0x3d, 0x00, 0x85, 0, 0, byte(cpus-1), 0) // wait: cmp word [0x8500], cpus-1
+		g.emit(0x75, 0xf5)                                          // jne wait
+		g.poweroff()
+		cfg := g.pcConfig()
+		cfg.CPUs = cpus
+		if out, res, err := runPCGuest(t, cfg); err != nil || res.Stop != devices.StopPowerOff {
+			t.Errorf("%d CPUs: Run = %q, %+v, %v; want a poweroff when all are up", cpus, out, res, err)
+		}
+	}
+}
+
 // TestPCClose stops a PC whose CPUs sleep inside KVM.
 func TestPCClose(t *testing.T) {
 	testutil.RequireKVM(t)

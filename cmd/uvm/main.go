@@ -36,6 +36,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "KERNEL [flags] [-- ARGS]", "run a unikernel", runMain},
+		{"rootfs", "SOURCE -o FILE [flags]", "make a root file system out of a directory or container image", rootfsMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest DIR [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,18 +33,26 @@ func runMain(args []string) int {
 	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console = log, console
+	if s.Image != "" {
+		if status := s.useImage(&cfg); status >= 0 {
+			undo()
+			return status
+		}
+	}
 
 	ctx, cancel, ready := interruptible()
 	time.AfterFunc(pinnedTime, unpin)
-	restore := func() {}
+	tty := &terminal{}
+	defer tty.restore()
+	// Also where a second signal ends uvm before it gets there by itself.
+	context.AfterFunc(ctx, tty.restore)
 	if s.Console == "" || s.Console == "stdio" {
-		cfg.Input = stdin(&restore, cancel)
+		cfg.Input = func() (*os.File, error) { return tty.input(cancel) }
 	}
-	defer func() { restore() }()
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		undo()
-		restore()
+		tty.restore()
 		return fail(startStatus(err), "%v", err)
 	}
 	if s.Timeout > 0 {
@@ -65,6 +74,10 @@ func runMain(args []string) int {
 // runFlags binds the flags of `uvm run` to s.
 func runFlags(s *settings) *pflag.FlagSet {
 	f := newFlags("run")
+	f.StringVar(&s.Kernel, "kernel", s.Kernel, "the kernel, instead of KERNEL: a `FILE`, or the name of one that make lupine has built (--image: default lupine-general)")
+	f.StringVar(&s.Image, "image", s.Image, "run a container image, a `FILE` of docker save's or an OCI layout; ARGS stand in place of its command (docs/rootfs.md)")
+	f.StringVar(&s.ImageTag, "image-tag", s.ImageTag, "`NAME` of the image, where FILE holds several")
+	f.StringArrayVar(&s.Env, "env", s.Env, "environment for the image's program, `KEY=VALUE` (repeatable)")
 	f.VarP(&s.Memory, "memory", "m", "guest memory, as 64M; a bare number is MiB (default 64M, PC kernels 256M)")
 	f.IntVarP(&s.CPUs, "cpus", "c", s.CPUs, "number of vCPUs, up to 16; unikernels of the hvt kind have 1 (default 1)")
 	f.StringVar(&s.Boot, "boot", s.Boot, "boot protocol of a PC kernel: `pvh` or linux (default: what the file offers, pvh first)")
@@ -74,7 +87,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Vsock, "vsock", s.Vsock, "give a PC virtio sockets; the host's side is the Unix socket `PATH` (docs/vsock.md)")
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
-	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=… (repeatable)")
+	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=…, for Linux ,ip=ADDRESS/BITS ,gw=ADDRESS (repeatable)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
@@ -124,8 +137,13 @@ func runSettings(args []string) (*settings, int) {
 		return nil, fail(exitUsage, "unexpected argument %q after the kernel (guest arguments go after --)", operands[1])
 	case len(operands) == 1:
 		s.Kernel = operands[0]
+	case s.Kernel == "" && s.Image != "":
+		s.Kernel = imageKernel
 	case s.Kernel == "":
 		return nil, fail(exitUsage, "no kernel given (usage: uvm run KERNEL [flags] [-- ARGS])")
+	}
+	if s.Image == "" && (s.ImageTag != "" || len(s.Env) > 0) {
+		return nil, fail(exitUsage, "--image-tag and --env are for --image")
 	}
 	if printIt, _ := f.GetBool("print-config"); printIt {
 		return nil, printJSON(s)

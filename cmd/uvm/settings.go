@@ -20,6 +20,9 @@ import (
 // --config; each key is the flag of that name.
 type settings struct {
 	Kernel       string   `json:"kernel"`
+	Image        string   `json:"image,omitempty"`
+	ImageTag     string   `json:"image-tag,omitempty"`
+	Env          []string `json:"env,omitempty"`
 	Args         []string `json:"args,omitempty"`
 	Memory       memSize  `json:"memory,omitempty"`
 	CPUs         int      `json:"cpus,omitempty"`
@@ -76,6 +79,11 @@ func (s *settings) vmConfig() vmm.Config {
 	}
 	for _, d := range s.Disks {
 		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize})
+	}
+	for i, n := range s.Nets {
+		if n.IP.set() {
+			c.Cmdline += n.words(i)
+		}
 	}
 	return c
 }

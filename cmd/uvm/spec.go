@@ -6,13 +6,15 @@ import (
 	"strings"
 )
 
-// netSpec is one --net: [NAME=]tap0|fd:N[,mac=…][,mtu=…].
+// netSpec is one --net: [NAME=]tap0|fd:N[,mac=…][,mtu=…][,ip=…][,gw=…].
 type netSpec struct {
 	Name string  `json:"name,omitempty"`
 	TAP  string  `json:"tap,omitempty"`
 	FD   *int    `json:"fd,omitempty"`
 	MAC  macAddr `json:"mac,omitzero"`
 	MTU  int     `json:"mtu,omitempty"`
+	IP   ipNet   `json:"ip,omitzero"` // the guest's own, for Linux
+	GW   ipAddr  `json:"gw,omitzero"`
 }
 
 // diskSpec is one --disk: [NAME=]path[,ro][,block-size=N].
@@ -64,12 +66,19 @@ func (l *netList) Set(s string) error {
 			if n.MTU, err = strconv.Atoi(value); err != nil {
 				err = fmt.Errorf("mtu=%s: want a number of bytes", value)
 			}
+		case "ip":
+			err = n.IP.UnmarshalText([]byte(value))
+		case "gw":
+			err = n.GW.UnmarshalText([]byte(value))
 		default:
-			err = fmt.Errorf("unknown option %q (there are mac= and mtu=)", w)
+			err = fmt.Errorf("unknown option %q (there are mac=, mtu=, ip= and gw=)", w)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if n.GW != (ipAddr{}) && !n.IP.set() {
+		return fmt.Errorf("gw=%s without ip=", n.GW)
 	}
 	*l = append(*l, n)
 	return nil

@@ -1,0 +1,42 @@
+// Package datadir knows where uvm's files for guests lie: kernels, and the init of root file
+// systems. It links nothing that would slow the start of uvm.
+package datadir
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// Guests returns the folders to search, in their order: guests beside the executable, where make
+// puts them, uvm/kernels and uvm in the user's data folder, and those of packages.
+func Guests() []string {
+	var dirs []string
+	if exe, err := os.Executable(); err == nil {
+		dirs = append(dirs, filepath.Join(filepath.Dir(exe), "guests"))
+	}
+	data := os.Getenv("XDG_DATA_HOME")
+	if home, err := os.UserHomeDir(); data == "" && err == nil {
+		data = filepath.Join(home, ".local", "share")
+	}
+	if data != "" {
+		dirs = append(dirs, filepath.Join(data, "uvm", "kernels"), filepath.Join(data, "uvm"))
+	}
+	return append(dirs, "/usr/local/share/uvm", "/usr/share/uvm")
+}
+
+// Find returns the first regular file of that name in these folders; "" if there is none.
+func Find(name string) string {
+	for _, dir := range Guests() {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+			return file
+		}
+	}
+	return ""
+}
+
+// Images returns the folder of cached root file systems: uvm/images in the user's cache folder.
+func Images() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "uvm", "images"), err
+}
