@@ -194,18 +194,29 @@ loaded() {
     echo $sum
 }
 
+# beyond NAME prints how many options its fragments ask for on top of lupine-base, or - if it does not stand on that.
+beyond() {
+    local f count=0
+    resolve "$1"
+    [[ " ${fragments[*]} " = *" $here/lupine-base.config "* ]] || { echo -; return; }
+    for f in "${fragments[@]}"; do
+        [ "$f" = "$here/lupine-base.config" ] || count=$((count + $(grep -c '^CONFIG_.*=' "$f")))
+    done
+    echo $count
+}
+
 # table compares the kernels in the arrays names and results.
 table() {
     local i whole='' size share
     for i in "${!names[@]}"; do
         [ "${names[i]}" = microvm ] && whole=$(loaded "${results[i]}/vmlinux")
     done
-    printf '%-20s %-12s %8s %12s %12s %11s %8s\n' kernel source options vmlinux bzImage 'of microvm' built
+    printf '%-22s %-12s %8s %12s %12s %12s %11s %8s\n' kernel source options 'beyond base' vmlinux bzImage 'of microvm' built
     for i in "${!names[@]}"; do
         size=$(loaded "${results[i]}/vmlinux") share=-
         [ -z "$whole" ] || share=$((size * 100 / whole))%
-        printf '%-20s %-12s %8d %9d KiB %8d KiB %11s %6d s\n' "${names[i]}" "$(<"${results[i]}/version")" \
-            "$(grep -c '^CONFIG_.*=[ym]$' "${results[i]}/.config")" $((size >> 10)) \
+        printf '%-22s %-12s %8d %12s %9d KiB %8d KiB %11s %6d s\n' "${names[i]}" "$(<"${results[i]}/version")" \
+            "$(grep -c '^CONFIG_.*=[ym]$' "${results[i]}/.config")" "$(beyond "${names[i]}")" $((size >> 10)) \
             $(($(stat -c %s "${results[i]}/bzImage") >> 10)) "$share" "$(<"${results[i]}/seconds")"
     done
     echo 'The paper (Lupine Linux, EuroSys 2020; Linux 4.0): microvm 833 options, lupine-base 283; a lupine image has 4 MB, 27 to 33 % of microvm.'

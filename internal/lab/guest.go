@@ -21,7 +21,8 @@ type LinuxGuest struct {
 	Init string
 	// Peer adds internal/lab/peer. It needs lupine-general, or more.
 	Peer bool
-	// Tree is a folder whose files lie on the disk too; see AppTree.
+	// Tree is a folder whose files are in the guest too: on a disk as they are
+	// (see AppTree), in an initramfs all executable, and no links.
 	Tree string
 }
 
@@ -115,6 +116,19 @@ func (g *LinuxGuest) Initramfs(file string) (err error) {
 	a.bytes("/bin/uvm-mark", modeExec, p.mark)
 	if g.Peer {
 		a.bytes("/bin/peer", modeExec, p.peer)
+	}
+	if g.Tree != "" {
+		err := fs.WalkDir(os.DirFS(g.Tree), ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			b, err := os.ReadFile(filepath.Join(g.Tree, name))
+			a.bytes("/"+name, modeExec, b)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return a.close()
 }
