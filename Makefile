@@ -52,13 +52,13 @@ check:
 
 # The race detector needs cgo; nothing else does.
 unit: uvm guests lab-kernels
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
+	CGO_ENABLED=1 $(GO) test -race -timeout 45m -json ./... | $(GO) run ./internal/testreport $(KVMMIN)
 
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
 lab: lab-kernels
-	$(GO) test -count=1 -timeout 20m -v ./internal/lab/...
+	$(GO) test -count=1 -timeout 45m -v ./internal/lab/...
 
 lab-shell:
 	@$(GO) run ./internal/lab/shell
