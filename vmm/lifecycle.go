@@ -144,6 +144,15 @@ func (vm *VM) Traps() uint64 {
 	return vm.sealed.traps
 }
 
+// Unanswered is how often a PC's guest has touched a port or an address where
+// nothing is. It may be called from any goroutine.
+func (vm *VM) Unanswered() uint64 {
+	if vm.pc == nil {
+		return 0
+	}
+	return vm.pc.unanswered.Load()
+}
+
 // stop ends Run with cause. The first cause wins. It may be called from any
 // goroutine, before and after Run.
 func (vm *VM) stop(cause error) {

@@ -170,7 +170,19 @@ func TestPCOpenBus(t *testing.T) {
 	g.poweroff()
 	cfg := g.pcConfig()
 	cfg.RNG = true
-	out, res, err := runPCGuest(t, cfg)
+	var console bytes.Buffer
+	cfg.Console = &console
+	testutil.RequireKVM(t)
+	vm, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	res, err := vm.Run(t.Context())
+	if n := vm.Unanswered(); n != 5 {
+		t.Errorf("Unanswered() = %d; want 5", n)
+	}
+	out := console.String()
 	if want := "\xff\xff\xff\xff\xff\xff\xff\xffvirt"; err != nil || res.Stop != devices.StopPowerOff || out != want {
 		t.Errorf("Run = %q, %+v, %v; want %q and a poweroff", out, res, err, want)
 	}

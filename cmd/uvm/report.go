@@ -16,12 +16,13 @@ import (
 // bootReport is the JSON of --boot-report. All times are in nanoseconds;
 // docs/boot-report.md describes the fields.
 type bootReport struct {
-	Version int        `json:"version"` // 1
-	Kernel  string     `json:"kernel"`
-	Outcome outcome    `json:"outcome"`
-	Marks   []bootMark `json:"marks"`
-	Dropped uint64     `json:"dropped_marks"` // guest marks beyond the first 256
-	Traps   uint64     `json:"traps"`         // exceptions that a sealed guest took to the monitor
+	Version    int        `json:"version"` // 1
+	Kernel     string     `json:"kernel"`
+	Outcome    outcome    `json:"outcome"`
+	Marks      []bootMark `json:"marks"`
+	Dropped    uint64     `json:"dropped_marks"`        // guest marks beyond the first 256
+	Traps      uint64     `json:"traps"`                // exceptions that a sealed guest took to the monitor
+	Unanswered uint64     `json:"unanswered,omitempty"` // accesses of a PC's guest to ports and addresses where nothing is
 }
 
 type bootMark struct {
@@ -42,7 +43,7 @@ func (s *settings) report(vm *vmm.VM, end outcome) int {
 		return end.Status
 	}
 	marks, dropped := vm.Timeline()
-	r := bootReport{Version: 1, Kernel: s.Kernel, Outcome: end, Dropped: dropped, Traps: vm.Traps()}
+	r := bootReport{Version: 1, Kernel: s.Kernel, Outcome: end, Dropped: dropped, Traps: vm.Traps(), Unanswered: vm.Unanswered()}
 	exec, created, entry := find(marks, vmm.MarkExec), find(marks, vmm.MarkVM), find(marks, vmm.MarkEntry)
 	for i := range marks {
 		m := &marks[i]
