@@ -14,10 +14,12 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/uvm-monitor/uvm/internal/lab/wire"
+	"github.com/uvm-monitor/uvm/vmm"
 )
 
 // Names in a run's folder.
@@ -26,6 +28,18 @@ const (
 	initramfsName = "initramfs.cpio"
 	scriptName    = "run.sh"
 )
+
+// hostTSC is the frequency of the host's time-stamp counter in kHz, which QEMU's
+// emulated one has too; 0 if it is not known. The lab's kernel would find it out
+// by itself, but on a busy machine it gets it wrong, and then all its time runs
+// at another speed than ours: its time-outs come early, or never.
+var hostTSC = sync.OnceValue(func() uint64 {
+	info, err := vmm.ProbeKVM("")
+	if err != nil {
+		return 0
+	}
+	return info.TSCKHz
+})
 
 // arguments returns QEMU's command line, to be started in the run's folder.
 // The events leave on its standard output. With shell the console is the
@@ -51,6 +65,9 @@ func arguments(parts *Parts, o *Options, shell bool) []string {
 	// __schedule, whose static key every first and last VM switches).
 	cpu := "max"
 	var clock []string
+	if khz := hostTSC(); khz != 0 && !o.ICount {
+		kernel += fmt.Sprintf(" tsc_early_khz=%d", khz)
+	}
 	if o.ICount {
 		cpus = 1
 		cpu = "max,-rdrand,-rdseed"
