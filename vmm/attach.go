@@ -3,7 +3,6 @@ package vmm
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -218,21 +217,24 @@ func (vm *VM) console() (io.Writer, error) {
 func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, syscall.Errno) {
 	var counts [hypercall.MaxHandles]rateLimit
 	return func(dev string, handle int, op string, err syscall.Errno) {
+		n, due := counts[handle].due()
+		if !due {
+			return
+		}
 		log := vm.log
 		if name := m.Entries[handle].Name; name != "" {
 			log = log.With("device", name) // the console has none
 		}
-		counts[handle].log(log, dev+" "+op+" failed", err)
+		log.Error(dev+" "+op+" failed", "error", err.Error(), "count", n)
 	}
 }
 
-// rateLimit logs the 1st, 2nd, 4th, 8th … failure, because the guest decides how
-// many there are. One goroutine at a time uses it.
+// rateLimit counts failures. The 1st, 2nd, 4th, 8th … are due to be logged: the
+// guest decides how many there are. One goroutine at a time uses it.
 type rateLimit uint64
 
-func (r *rateLimit) log(log *slog.Logger, what string, err error) {
+func (r *rateLimit) due() (n uint64, yes bool) {
 	*r++
-	if n := uint64(*r); n&(n-1) == 0 {
-		log.Error(what, "error", err.Error(), "count", n)
-	}
+	n = uint64(*r)
+	return n, n&(n-1) == 0
 }

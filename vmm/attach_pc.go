@@ -43,7 +43,9 @@ func (vm *VM) attachPC() error {
 		}
 		what, failures := fmt.Sprintf("disk %q", name), new(rateLimit)
 		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
-			failures.log(vm.log, what+": "+op+" failed", err)
+			if n, due := failures.due(); due {
+				vm.log.Error(what+": "+op+" failed", "error", err.Error(), "count", n)
+			}
 		})); err != nil {
 			return err
 		}

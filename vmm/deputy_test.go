@@ -88,7 +88,7 @@ func testConfusedDeputy(t *testing.T, ring Ring) {
 			}
 			arg, want := a, p.want
 			if p.field >= 0 {
-				b := words(p.rest...)
+				b := le64s(p.rest...)
 				le.PutUint64(b[p.field:], a)
 				copy(host[structure:], b)
 				arg = structure

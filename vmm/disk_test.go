@@ -26,7 +26,7 @@ var oneDisk = []loader.Device{{Name: "data", Type: loader.DeviceBlock}}
 // block emits a block request. Its result field starts out as rubbish, so that
 // a result that nobody wrote is seen; the guest prints it, four bytes.
 func (g *guest) block(c hypercall.Call, handle, off, ptr, n uint64) {
-	at := g.store(words(handle, off, ptr, n, 0xdeadbeef))
+	at := g.store(le64s(handle, off, ptr, n, 0xdeadbeef))
 	g.call(c, at)
 	g.puts(uint64(at)+32, 4)
 }

@@ -146,7 +146,7 @@ func TestEntrySegments(t *testing.T) {
 		t.Errorf("ldt unusable = %d; want 1", s.LDT.Unusable)
 	}
 	gdt, err := vm.mem.At(gpaGDT, 24)
-	if want := words(0, 0x00af99000000ffff, 0x00cf93000000ffff); err != nil || string(gdt) != string(want) {
+	if want := le64s(0, 0x00af99000000ffff, 0x00cf93000000ffff); err != nil || string(gdt) != string(want) {
 		t.Errorf("GDT = % x, %v; want % x", gdt, err, want)
 	}
 }

@@ -272,11 +272,11 @@ func TestHaltWithTrapFrame(t *testing.T) { bothRings(t, testHaltWithTrapFrame) }
 
 func testHaltWithTrapFrame(t *testing.T, ring Ring) {
 	frame := TrapFrame{CR2: 0xc2, ErrorCode: 0xec, RIP: 0x100abc, CS: 8, RFLAGS: 0x246, RSP: 0x1ffff0, SS: 0x10}
-	raw := words(frame.CR2, frame.ErrorCode, frame.RIP, frame.CS, frame.RFLAGS, frame.RSP, frame.SS)
+	raw := le64s(frame.CR2, frame.ErrorCode, frame.RIP, frame.CS, frame.RFLAGS, frame.RSP, frame.SS)
 	t.Run("in data", func(t *testing.T) {
 		g := guest{ring: ring}
 		at := g.store(append(raw, make([]byte, 512)...))
-		g.call(hypercall.HaltCall, g.store(words(uint64(at), 255)))
+		g.call(hypercall.HaltCall, g.store(le64s(uint64(at), 255)))
 		res, err := runVM(t, newVM(t, g.config()))
 		if err != nil || res.Status != 255 || res.Trap == nil || *res.Trap != frame {
 			t.Errorf("Run() = %+v (%+v), %v; want status 255, %+v", res, res.Trap, err, frame)
@@ -284,7 +284,7 @@ func testHaltWithTrapFrame(t *testing.T, ring Ring) {
 	})
 	t.Run("at the end of memory", func(t *testing.T) {
 		g := guest{ring: ring}
-		g.call(hypercall.HaltCall, g.store(words(testMem-512, 0)))
+		g.call(hypercall.HaltCall, g.store(le64s(testMem-512, 0)))
 		res, err := runVM(t, newVM(t, g.config()))
 		if err != nil || res.Trap == nil || *res.Trap != (TrapFrame{}) {
 			t.Errorf("Run() = %+v (%+v), %v; want a trap frame of zeros", res, res.Trap, err)
@@ -355,7 +355,7 @@ func testBytesAt(t *testing.T, ring Ring) {
 		want []byte
 	}{
 		{codeAddr, append(bytes.Clone(g.code), 0, 0, 0, 0, 0)[:15]},
-		{0x10000, words(testMem, dataAddr+0x1000)[:15]}, // boot information
+		{0x10000, le64s(testMem, dataAddr+0x1000)[:15]}, // boot information
 		{testMem - 4, make([]byte, 4)},
 		{testMem, nil},
 		{1<<64 - 1, nil},

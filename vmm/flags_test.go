@@ -19,7 +19,7 @@ func (g *guest) popf(flags uint64) { g.push(flags); g.emit(0x9d) }
 //
 //	9c 8f 04 25 disp32  pushfq; pop [disp32]
 func (g *guest) printFlags() {
-	at := g.store(words(0))
+	at := g.store(le64s(0))
 	g.emit(0x9c)
 	g.abs(at, 0x8f, 0x04)
 	g.puts(uint64(at), 8)
@@ -126,7 +126,7 @@ func TestSingleStep(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := guest{ring: RingSealed}
-			counter := g.store(words(0))
+			counter := g.store(le64s(0))
 			g.install(&handlers{at: codeAddr + handlerOff, ist: 1, stack: 0x1c0000})
 			g.push(flagsTF | 2)
 			g.emit(0xb8, 0x10, 0, 0, 0) // mov eax, 0x10
@@ -207,7 +207,7 @@ func TestSyscallSentinel(t *testing.T) {
 	for name, rcx := range map[string]uint64{"text": codeAddr + 2, "nowhere": 0, "not canonical": 1 << 50} {
 		t.Run(name, func(t *testing.T) {
 			g := guest{ring: RingSealed}
-			g.emit(append([]byte{0x48, 0xb9}, words(rcx)...)...) // movabs rcx, imm64
+			g.emit(append([]byte{0x48, 0xb9}, le64s(rcx)...)...) // movabs rcx, imm64
 			g.pointAt(syscallSentinel)
 			g.emit(0xff, 0xe3) // jmp rbx
 			e := faultOf(t, &g, nil)
@@ -225,7 +225,7 @@ func TestStateSurvivesTraps(t *testing.T) {
 		for prefix, msr := range map[byte]uint32{0x64: msrFSBase, 0x65: msrGSBase} {
 			t.Run(fmt.Sprintf("base %#x in MSR %#x", base, msr), func(t *testing.T) {
 				g := guest{ring: RingSealed}
-				value := words(0x1122334455667788)
+				value := le64s(0x1122334455667788)
 				at := g.store(value)
 				got := g.store(make([]byte, 16))
 				g.emit(append([]byte{0xb9}, imm32(msr)...)...)              // mov ecx, msr
@@ -278,7 +278,7 @@ func TestStateSurvivesTraps(t *testing.T) {
 		g.puts(uint64(x87), 8)
 		g.puts(uint64(csr), 4)
 		g.halt(0)
-		want := append(append(bytes.Clone(values), words(0x400921fb54442d18)...), imm32(0x7f80)...)
+		want := append(append(bytes.Clone(values), le64s(0x400921fb54442d18)...), imm32(0x7f80)...)
 		if out := runGuest(t, &g, nil); !bytes.Equal(out, want) {
 			t.Errorf("registers after traps = % x; want % x", out, want)
 		}
@@ -325,8 +325,8 @@ func TestStoredTables(t *testing.T) {
 		{"gdtr", host[gdtr : gdtr+10], host[h.gdtr : h.gdtr+10]},
 		{"idtr", host[idtr : idtr+10], host[h.idtr : h.idtr+10]},
 		{"tr", host[tr : tr+2], []byte{0x18, 0}},
-		{"tr in a register", host[tr2 : tr2+8], words(0x18)},
-		{"ldtr", host[ldtr : ldtr+8], words(0)},
+		{"tr in a register", host[tr2 : tr2+8], le64s(0x18)},
+		{"ldtr", host[ldtr : ldtr+8], le64s(0)},
 		{"msw", host[msw : msw+2], []byte{0x21, 0}},
 	} {
 		if !bytes.Equal(x.got, x.want) {

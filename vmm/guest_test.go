@@ -53,15 +53,6 @@ func (g *guest) store(b []byte) uint32 {
 	return at
 }
 
-// words is a structure of 64-bit fields.
-func words(w ...uint64) []byte {
-	var b []byte
-	for _, v := range w {
-		b = le.AppendUint64(b, v)
-	}
-	return b
-}
-
 func imm32(v uint32) []byte { return binary.LittleEndian.AppendUint32(nil, v) }
 
 // out emits a port write and returns the address of the OUT itself, which is
@@ -82,7 +73,7 @@ func (g *guest) call(c hypercall.Call, arg uint32) uint64 {
 
 // puts emits a PUTS of n bytes at addr.
 func (g *guest) puts(addr uint64, n int) {
-	g.call(hypercall.Puts, g.store(words(addr, uint64(n))))
+	g.call(hypercall.Puts, g.store(le64s(addr, uint64(n))))
 }
 
 // print emits a PUTS of s.
@@ -90,7 +81,7 @@ func (g *guest) print(s string) { g.puts(uint64(g.store([]byte(s))), len(s)) }
 
 // halt emits a HALT.
 func (g *guest) halt(status int32) {
-	g.call(hypercall.HaltCall, g.store(words(0, uint64(uint32(status)))))
+	g.call(hypercall.HaltCall, g.store(le64s(0, uint64(uint32(status)))))
 }
 
 // spin emits an endless loop.

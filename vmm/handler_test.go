@@ -62,9 +62,9 @@ func (g *guest) install(h *handlers) {
 		h.limit = uint16(len(idt) - 1)
 	}
 	b := h.tssAt
-	gdt := g.store(words(0, 0x00af99000000ffff, 0x00cf93000000ffff, 103|b&0xffffff<<16|0x89<<40|b>>24&0xff<<56, b>>32))
-	h.gdtr = g.store(append(le.AppendUint16(nil, 5*8-1), words(uint64(gdt))...))
-	h.idtr = g.store(append(le.AppendUint16(nil, h.limit), words(h.idtAt)...))
+	gdt := g.store(le64s(0, 0x00af99000000ffff, 0x00cf93000000ffff, 103|b&0xffffff<<16|0x89<<40|b>>24&0xff<<56, b>>32))
+	h.gdtr = g.store(append(le.AppendUint16(nil, 5*8-1), le64s(uint64(gdt))...))
+	h.idtr = g.store(append(le.AppendUint16(nil, h.limit), le64s(h.idtAt)...))
 	g.abs(h.gdtr, 0x0f, 0x01, 0x14) // lgdt [gdtr]
 	// Processors look at two words of the stack more before the selector.
 	// 6a 00 6a 00           push 0; push 0
@@ -86,8 +86,8 @@ func (g *guest) install(h *handlers) {
 // reporter emits a handler that prints its frame of words words and CR2, moves
 // the frame's rip on by skip bytes, and returns.
 func (g *guest) reporter(frame int, skip byte) {
-	puts := g.store(words(0, uint64(frame)*8))
-	cr2 := g.store(words(0))
+	puts := g.store(le64s(0, uint64(frame)*8))
+	cr2 := g.store(le64s(0))
 	g.abs(puts, 0x48, 0x89, 0x24) // mov [puts], rsp
 	g.out(0x502, puts)
 	g.emit(0x0f, 0x20, 0xd1)     // mov rcx, cr2
@@ -126,7 +126,7 @@ func TestHandler(t *testing.T) {
 		{name: "#GP not canonical", vector: vecGP, insn: []byte{0x8a, 0x03}, skip: 2, cr2: 1 << 63},                                           //
 		{name: "#XM", vector: 19, insn: []byte{0x0f, 0x5e, 0xc0}, skip: 3, setup: func(g *guest) { // 0/0 with all exceptions on
 			g.emit(0x0f, 0x57, 0xc0)                   // xorps xmm0, xmm0
-			g.abs(g.store(words(0)), 0x0f, 0xae, 0x14) // ldmxcsr [zero]
+			g.abs(g.store(le64s(0)), 0x0f, 0xae, 0x14) // ldmxcsr [zero]
 		}}, // divps xmm0, xmm0
 	} {
 		if inLab && tt.name == "#XM" {

@@ -65,7 +65,7 @@ func mutant(seed uint64) []byte {
 		case 2: // a hypercall on random data
 			g.out(uint16(0x500+r.IntN(8)), g.store(random(64)))
 		case 3: // on data that mostly makes sense
-			g.out(uint16(0x501+r.IntN(7)), g.store(words(uint64(r.IntN(3)), uint64(r.IntN(4096)), dataAddr+uint64(r.IntN(1<<20)), uint64(r.IntN(4096)), 0)))
+			g.out(uint16(0x501+r.IntN(7)), g.store(le64s(uint64(r.IntN(3)), uint64(r.IntN(4096)), dataAddr+uint64(r.IntN(1<<20)), uint64(r.IntN(4096)), 0)))
 		}
 	}
 	g.spin()
@@ -123,7 +123,7 @@ func testHostileArguments(t *testing.T, ring Ring) {
 			}
 			// POLL would wait; nothing is wrong with that, but it takes time.
 			call := [...]uint16{1, 2, 4, 5, 8}[r.IntN(5)]
-			g.out(0x500+call, g.store(words(w...)))
+			g.out(0x500+call, g.store(le64s(w...)))
 		}
 		g.halt(0)
 		cfg := g.config()

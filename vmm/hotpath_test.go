@@ -69,17 +69,17 @@ func testHotPathAllocatesNothing(t *testing.T, ring Ring) {
 		console io.Writer
 		emit    func(g *guest)
 	}{
-		{"WALLTIME", nil, func(g *guest) { g.call(hypercall.Walltime, g.store(words(0))) }},
+		{"WALLTIME", nil, func(g *guest) { g.call(hypercall.Walltime, g.store(le64s(0))) }},
 		{"PUTS to a file", devNull(t), func(g *guest) { g.print("hello\n") }},
 		{"PUTS to nothing", nil, func(g *guest) { g.print("hello\n") }},
 		{"POLL", nil, func(g *guest) { g.poll(0) }},
 		{"POLL that waits", nil, func(g *guest) { g.poll(1000) }},
-		{"BLOCK_WRITE", nil, func(g *guest) { g.call(hypercall.BlockWrite, g.store(words(1, 512, dataAddr, 512, 0))) }},
-		{"BLOCK_READ", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(words(1, 512, dataAddr+4096, 512, 0))) }},
-		{"BLOCK_READ past the end", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(words(1, 1<<40, dataAddr, 512, 0))) }},
-		{"BLOCK_READ of a bad handle", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(words(99, 0, dataAddr, 512, 0))) }},
-		{"NET_WRITE", nil, func(g *guest) { g.call(hypercall.NetWrite, g.store(words(2, dataAddr+4096, 64, 0))) }},
-		{"NET_READ of nothing", nil, func(g *guest) { g.call(hypercall.NetRead, g.store(words(2, dataAddr+4096, 1514, 0))) }},
+		{"BLOCK_WRITE", nil, func(g *guest) { g.call(hypercall.BlockWrite, g.store(le64s(1, 512, dataAddr, 512, 0))) }},
+		{"BLOCK_READ", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(le64s(1, 512, dataAddr+4096, 512, 0))) }},
+		{"BLOCK_READ past the end", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(le64s(1, 1<<40, dataAddr, 512, 0))) }},
+		{"BLOCK_READ of a bad handle", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(le64s(99, 0, dataAddr, 512, 0))) }},
+		{"NET_WRITE", nil, func(g *guest) { g.call(hypercall.NetWrite, g.store(le64s(2, dataAddr+4096, 64, 0))) }},
+		{"NET_READ of nothing", nil, func(g *guest) { g.call(hypercall.NetRead, g.store(le64s(2, dataAddr+4096, 1514, 0))) }},
 		{"mark", nil, func(g *guest) { g.mark('x') }},
 	} {
 		g := guest{ring: ring, devices: append(oneDisk[:1:1], oneNet...)}
@@ -111,7 +111,7 @@ func BenchmarkExit(b *testing.B) {
 	testutil.RequireKVM(b)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	walltime := func(g *guest) { g.call(hypercall.Walltime, g.store(words(0))) }
+	walltime := func(g *guest) { g.call(hypercall.Walltime, g.store(le64s(0))) }
 	report := func(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N), "ns/exit")
 		b.ReportMetric(0, "ns/op")

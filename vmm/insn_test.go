@@ -181,7 +181,7 @@ func TestSealedSelectors(t *testing.T) {
 //	50           push rax
 func (g *guest) push(vs ...uint64) {
 	for _, v := range vs {
-		g.emit(append([]byte{0x48, 0xb8}, words(v)...)...)
+		g.emit(append([]byte{0x48, 0xb8}, le64s(v)...)...)
 		g.emit(0x50)
 	}
 }
@@ -282,7 +282,7 @@ func TestSealedFarTransfers(t *testing.T) {
 	for _, sel := range []uint16{0, 0x08, 0x0b, 0x10, 0x13, selTSS, selTSS | 3, 0x28, 0x2b, 0x30, 0x33, 0x14, 0xfff8} {
 		for _, modrm := range []byte{0x2b, 0x1b} { // far jmp [rbx], far call [rbx]
 			g := guest{ring: RingSealed}
-			target := le.AppendUint16(words(codeAddr), sel)
+			target := le.AppendUint16(le64s(codeAddr), sel)
 			g.pointAt(uint64(g.store(target)))
 			insn := g.emit(0x48, 0xff, modrm)
 			g.halt(0)

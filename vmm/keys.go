@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"syscall"
 
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
@@ -124,11 +123,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	if err := s.vm.vcpu.SetRegs(&regs); err != nil {
 		return kvmError(err)
 	}
-	errno := s.vm.vcpu.Run()
-	for errno == syscall.EINTR { // a signal of the Go runtime's; nobody can have stopped the VM yet
-		errno = s.vm.vcpu.Run()
-	}
-	if errno != 0 {
+	if errno := runProbe(s.vm.vcpu); errno != 0 {
 		return s.vm.runError(s.vm.vcpu, errno)
 	}
 	io := s.vm.vcpu.IO()

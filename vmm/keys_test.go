@@ -202,7 +202,7 @@ func TestExecOnlyHypercall(t *testing.T) {
 		"buffer":                 func(g *guest) { g.puts(codeAddr, 8) },
 		"buffer that ends there": func(g *guest) { g.puts(codeAddr-4, 8) },
 		"structure":              func(g *guest) { g.call(hypercall.Puts, codeAddr) },
-		"cookie of HALT":         func(g *guest) { g.call(hypercall.HaltCall, g.store(words(codeAddr, 0))) },
+		"cookie of HALT":         func(g *guest) { g.call(hypercall.HaltCall, g.store(le64s(codeAddr, 0))) },
 	} {
 		g := guest{ring: RingSealed}
 		emit(&g)
@@ -234,7 +234,7 @@ func TestExecOnlyTraps(t *testing.T) {
 func TestExecOnlyEntry(t *testing.T) {
 	requireKeys(t)
 	g := guest{ring: RingSealed}
-	pkru := g.store(words(0))
+	pkru := g.store(le64s(0))
 	g.emit(0x31, 0xc9, 0x0f, 0x01, 0xee)                        // xor ecx, ecx; rdpkru
 	g.emit(append([]byte{0x89, 0x04, 0x25}, imm32(pkru)...)...) // mov [pkru], eax
 	g.puts(uint64(pkru), 4)

@@ -54,7 +54,7 @@ func TestLargeMemory(t *testing.T) {
 			if res, err := runVM(t, vm); err != nil || res.Status != 0 {
 				t.Errorf("Run() = %+v, %v; want status 0", res, err)
 			}
-			if want := append(bytes.Repeat([]byte{0x5a}, 7), words(gib4-8)...); !bytes.Equal(console.Bytes(), want) {
+			if want := append(bytes.Repeat([]byte{0x5a}, 7), le64s(gib4-8)...); !bytes.Equal(console.Bytes(), want) {
 				t.Errorf("output = % x; want % x", console.Bytes(), want)
 			}
 			if grown := rss(t) - before; grown > 64<<10 {
@@ -100,7 +100,7 @@ func TestLargeMemoryEnds(t *testing.T) {
 func TestLargeStructures(t *testing.T) {
 	g := guest{ring: RingSealed}
 	low, high := g.store([]byte("low")), g.store([]byte("high"))
-	arg := g.store(words(uint64(low), 3))
+	arg := g.store(le64s(uint64(low), 3))
 	g.pointAt(1<<32 + uint64(arg))
 	g.emit(append([]byte{0x48, 0xc7, 0x03}, imm32(high)...)...)    // mov qword [rbx], high
 	g.emit(append([]byte{0x48, 0xc7, 0x43, 0x08}, imm32(4)...)...) // mov qword [rbx+8], 4

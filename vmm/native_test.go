@@ -121,7 +121,7 @@ func BenchmarkTrap(b *testing.B) {
 		emit func(g *guest)
 	}{
 		{"cli", func(g *guest) { g.emit(0xfa) }},
-		{"walltime", func(g *guest) { g.call(hypercall.Walltime, g.store(words(0))) }},
+		{"walltime", func(g *guest) { g.call(hypercall.Walltime, g.store(le64s(0))) }},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			g := guest{ring: RingSealed}

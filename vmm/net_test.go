@@ -27,7 +27,7 @@ func (g *guest) jumpBack(opcode byte, to uint64) {
 
 // poll emits a POLL and returns where its structure lies.
 func (g *guest) poll(timeout uint64) uint32 {
-	at := g.store(words(timeout, 0xbad, 0xdeadbeef))
+	at := g.store(le64s(timeout, 0xbad, 0xdeadbeef))
 	g.call(hypercall.Poll, at)
 	return at
 }
@@ -37,8 +37,8 @@ func (g *guest) poll(timeout uint64) uint32 {
 func echoGuest(ring Ring) *guest {
 	g := &guest{ring: ring, devices: oneNet}
 	frame := g.store(make([]byte, 1600))
-	read := g.store(words(1, uint64(frame), 1600, 0xdeadbeef))
-	write := g.store(words(1, uint64(frame), 0, 0xdeadbeef))
+	read := g.store(le64s(1, uint64(frame), 1600, 0xdeadbeef))
+	write := g.store(le64s(1, uint64(frame), 0, 0xdeadbeef))
 	loop := g.here()
 	poll := g.poll(1<<64 - 1)
 	// The read's length is a result too: it says 1600 in every round.
@@ -171,7 +171,7 @@ func testNetResults(t *testing.T, ring Ring) {
 		{hypercall.NetWrite, 1, buf, 64, retOK},
 		{hypercall.NetWrite, 1, buf, 1, retUnspec}, // no Ethernet header: the driver refuses
 	} {
-		at := g.store(words(x.handle, x.ptr, x.n, 0xdeadbeef))
+		at := g.store(le64s(x.handle, x.ptr, x.n, 0xdeadbeef))
 		g.call(x.call, at)
 		g.puts(uint64(at)+24, 4)
 		want = append(want, x.want)
@@ -196,7 +196,7 @@ func testPollTimeout(t *testing.T, ring Ring) {
 			enter(t)
 			const timeout = 20 * time.Millisecond
 			g := guest{ring: ring, devices: oneNet[:len(nets)]}
-			before, after := g.store(words(0)), g.store(words(0))
+			before, after := g.store(le64s(0)), g.store(le64s(0))
 			g.call(hypercall.Walltime, before)
 			long := g.poll(uint64(timeout))
 			g.call(hypercall.Walltime, after)
@@ -235,7 +235,7 @@ func testNetInterfaceDown(t *testing.T, ring Ring) {
 	netNS(t)
 	makeTap(t, "uvm0", 1500)
 	g := guest{ring: ring, devices: oneNet}
-	write := g.store(words(1, uint64(g.store(make([]byte, 64))), 64, 0xdeadbeef))
+	write := g.store(le64s(1, uint64(g.store(make([]byte, 64))), 64, 0xdeadbeef))
 	g.print("down")
 	g.call(hypercall.NetWrite, write)
 	g.puts(uint64(write)+24, 4)

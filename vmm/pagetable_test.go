@@ -135,7 +135,7 @@ func TestPageTableWords(t *testing.T) {
 //
 //	48 bb imm64  movabs rbx, addr
 func (g *guest) pointAt(addr uint64) {
-	g.emit(append([]byte{0x48, 0xbb}, words(addr)...)...)
+	g.emit(append([]byte{0x48, 0xbb}, le64s(addr)...)...)
 }
 
 // loadByte and storeByte emit an access of two bytes' length to where rbx

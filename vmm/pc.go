@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -207,13 +206,10 @@ func (p *pc) port(io *kvm.IO) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.used.Store(true)
-	var err error
-	if io.Out {
-		err = p.ports.Out(io.Port, io.Size, io.Data)
-	} else {
+	if !io.Out {
 		fill(io.Data, 0xff)
-		err = p.ports.In(io.Port, io.Size, io.Data)
 	}
+	err := access(&p.ports, io)
 	if _, ok := err.(*devices.PortError); ok {
 		p.unanswered.Add(1)
 		return nil
@@ -324,12 +320,7 @@ func checkRing0(v *kvm.VCPU, mem *memory.Memory) error {
 	if err := setRegisters(v, &sregs, &kvm.Regs{RIP: at, RFLAGS: 2}); err != nil {
 		return err
 	}
-	errno := v.Run()
-	for errno == syscall.EINTR {
-		v.ClearKick()
-		errno = v.Run()
-	}
-	if errno != 0 || v.Reason() != kvm.ExitIO {
+	if errno := runProbe(v); errno != 0 || v.Reason() != kvm.ExitIO {
 		return &HostError{What: "KVM", Err: ErrNoRing0}
 	}
 	return nil

@@ -113,7 +113,7 @@ func testRepeatedPortAccess(t *testing.T, ring Ring) {
 	t.Run("outsd to a hypercall", func(t *testing.T) {
 		// Two WALLTIMEs: refused as one exit, two calls as two.
 		g := guest{ring: ring}
-		out := g.store(words(0))
+		out := g.store(le64s(0))
 		g.stringIO(hypercall.PortBase+uint16(hypercall.Walltime), g.store(append(imm32(out), imm32(out)...)), 2)
 		insn := g.emit(0xf3, 0x6f) // rep outsd
 		g.halt(0)
@@ -181,14 +181,14 @@ func testFaultPointer(t *testing.T, ring Ring) {
 	}{
 		{hypercall.Walltime, "argument", 8, false, argument},
 		{hypercall.Puts, "argument", 16, true, argument},
-		{hypercall.Puts, "buffer", 1000, true, field(0, words(0, 1000))},
+		{hypercall.Puts, "buffer", 1000, true, field(0, le64s(0, 1000))},
 		{hypercall.Poll, "argument", 24, false, argument},
 		{hypercall.BlockWrite, "argument", 40, false, argument},
-		{hypercall.BlockWrite, "buffer", 512, true, field(16, words(1, 0, 0, 512, 0))},
+		{hypercall.BlockWrite, "buffer", 512, true, field(16, le64s(1, 0, 0, 512, 0))},
 		{hypercall.BlockRead, "argument", 40, false, argument},
-		{hypercall.BlockRead, "buffer", 512, false, field(16, words(1, 0, 0, 512, 0))},
+		{hypercall.BlockRead, "buffer", 512, false, field(16, le64s(1, 0, 0, 512, 0))},
 		{hypercall.HaltCall, "argument", 16, true, argument},
-		{hypercall.HaltCall, "cookie", 512, true, field(0, words(0, 0))},
+		{hypercall.HaltCall, "cookie", 512, true, field(0, le64s(0, 0))},
 	} {
 		for _, at := range []struct {
 			name string
@@ -273,7 +273,7 @@ func testFaultPointer64(t *testing.T, ring Ring) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := guest{ring: ring}
-			g.call(hypercall.Puts, g.store(words(tt.ptr, tt.len)))
+			g.call(hypercall.Puts, g.store(le64s(tt.ptr, tt.len)))
 			g.halt(0)
 			_, err := runVM(t, newVM(t, g.config()))
 			var e *GuestError

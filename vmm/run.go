@@ -54,13 +54,7 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		case vm.sealed != nil && io.Port < sealedVectors:
 			return vm.sealed.trap(io.Port)
 		}
-		var err error
-		if io.Out {
-			err = vm.ports.Out(io.Port, io.Size, io.Data)
-		} else {
-			err = vm.ports.In(io.Port, io.Size, io.Data)
-		}
-		if err != nil {
+		if err := access(&vm.ports, &io); err != nil {
 			return vm.portFault(v, err)
 		}
 		return nil
@@ -85,4 +79,20 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 	default:
 		return vm.fault(v, &GuestError{Kind: FaultExit})
 	}
+}
+
+// runProbe is Run while the VM is being built: what interrupts it is a signal of
+// the Go runtime's, because nobody can have stopped the VM yet.
+func runProbe(v *kvm.VCPU) (errno syscall.Errno) {
+	for errno = v.Run(); errno == syscall.EINTR; errno = v.Run() {
+	}
+	return errno
+}
+
+// access hands a port access to the bus.
+func access(b *devices.PortBus, io *kvm.IO) error {
+	if io.Out {
+		return b.Out(io.Port, io.Size, io.Data)
+	}
+	return b.In(io.Port, io.Size, io.Data)
 }

@@ -55,7 +55,7 @@ func FuzzSealedState(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add(bytes.Repeat([]byte{0xff}, len(b)))
-	f.Add(words(rigData, rigData, rigData, 0xffff_ffff_ffff_ffff, 0, 0))
+	f.Add(le64s(rigData, rigData, rigData, 0xffff_ffff_ffff_ffff, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s.LoadState(b) != nil {
 			return

@@ -101,14 +101,14 @@ func trapOnce(t *testing.T, s *sealed, in []byte) {
 		*f.register(i) = c.addr()
 	}
 	put(s, f.rip, c.bytes(15))
-	put(s, f.rsp, words(c.addr(), [...]uint64{8, 0, 8, 0x1b}[c.byte()&3], c.addr(), c.addr(), [...]uint64{0x10, 0, 0x10, 0x23}[c.byte()&3]))
+	put(s, f.rsp, le64s(c.addr(), [...]uint64{8, 0, 8, 0x1b}[c.byte()&3], c.addr(), c.addr(), [...]uint64{0x10, 0, 0x10, 0x23}[c.byte()&3]))
 	if gate := c.bytes(16); c.byte()&3 != 0 {
 		copy(gate[2:], []byte{8, 0, gate[4] & 7, 0x8e}) // one that works, if its handler does
 		put(s, s.idt.Base+f.vector*16, gate)
 	} else {
 		put(s, s.idt.Base+f.vector*16, gate)
 	}
-	put(s, s.tss.Base+36, words(c.addr(), c.addr(), c.addr(), c.addr(), c.addr(), c.addr(), c.addr()))
+	put(s, s.tss.Base+36, le64s(c.addr(), c.addr(), c.addr(), c.addr(), c.addr(), c.addr(), c.addr()))
 	if gate := c.bytes(16); c.byte()&1 != 0 {
 		gate[5] = 0x89
 		put(s, s.gdt.Base+24, gate)
@@ -195,7 +195,7 @@ func TestDeliverFrame(t *testing.T) {
 		s := trapRig(t)
 		s.idt, s.tss = kvm.DTable{Base: idt, Limit: 0xfff}, kvm.DTable{Base: tss, Limit: 103}
 		put(s, idt+tt.vector*16, gate(handler, tt.ist, 0x8e, 8))
-		put(s, tss+36+uint64(max(tt.ist, 1)-1)*8, words(ist))
+		put(s, tss+36+uint64(max(tt.ist, 1)-1)*8, le64s(ist))
 		f := &trapFrame{vector: tt.vector, code: 0xec, rip: rigText, rflags: flags | flagsIF, rsp: stack, regs: new(kvm.Regs)}
 		if err := s.deliver(f); err != nil {
 			t.Errorf("deliver(%s) = %v; want nil", tt.name, err)
@@ -215,7 +215,7 @@ func TestDeliverFrame(t *testing.T) {
 
 // gate is an entry of an IDT (AMD64 APM volume 2, section 4.8.4).
 func gate(handler uint64, ist, typ byte, selector uint16) []byte {
-	return words(handler&0xffff|uint64(selector)<<16|uint64(ist)<<32|uint64(typ)<<40|handler>>16&0xffff<<48, handler>>32)
+	return le64s(handler&0xffff|uint64(selector)<<16|uint64(ist)<<32|uint64(typ)<<40|handler>>16&0xffff<<48, handler>>32)
 }
 
 // TestDeliverUnusable has gates, tables and stacks that no exception can go
@@ -231,7 +231,7 @@ func TestDeliverUnusable(t *testing.T) {
 	onIST := func(rsp uint64) func(s *sealed, f *trapFrame) {
 		return func(s *sealed, _ *trapFrame) {
 			put(s, idt+vecUD*16, gate(handler, 1, 0x8e, 8))
-			put(s, tss+36, words(rsp))
+			put(s, tss+36, le64s(rsp))
 		}
 	}
 	inIDT := func(base uint64, limit uint16) func(s *sealed, f *trapFrame) {
@@ -244,7 +244,7 @@ func TestDeliverUnusable(t *testing.T) {
 		return func(s *sealed, f *trapFrame) {
 			onIST(stack)(s, f)
 			s.tss = kvm.DTable{Base: base, Limit: limit}
-			put(s, base+36, words(stack))
+			put(s, base+36, le64s(stack))
 		}
 	}
 	for _, tt := range []struct {

@@ -23,10 +23,14 @@ func rootfsMain(args []string) int {
 	if err != nil {
 		return fail(exitHost, "%v", err)
 	}
+	return fail(exitHost, "%s: %v", file, become(file, append([]string{imageProgram, "rootfs"}, args...)))
+}
+
+// become executes another program instead of uvm; if it returns, it has failed.
+func become(file string, argv []string) error {
 	// entry_amd64.s has raised the timer slack, which exec would hand on; 0 is the default again.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0)
-	err = unix.Exec(file, append([]string{imageProgram, "rootfs"}, args...), os.Environ())
-	return fail(exitHost, "%s: %v", file, err)
+	return unix.Exec(file, argv, os.Environ())
 }
 
 // findImageProgram looks beside uvm's own executable, then on PATH.

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // lupineMain becomes uvm-lupine, which lies beside uvm: what only makes kernels
@@ -19,7 +18,7 @@ func lupineMain(args []string) int {
 		return fail(exitHost, "cannot find my own file: %v", err)
 	}
 	file := filepath.Join(filepath.Dir(self), "uvm-lupine")
-	err = syscall.Exec(file, append([]string{file}, args...), os.Environ())
+	err = become(file, append([]string{file}, args...))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fail(exitHost, "%s is missing: make builds it beside uvm", file)
 	}

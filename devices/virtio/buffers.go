@@ -9,17 +9,19 @@ func total(bufs [][]byte) (n uint64) {
 }
 
 // gather fills b with the first bytes of bufs, scatter copies b to them, as far as
-// both reach.
-func gather(b []byte, bufs [][]byte) {
+// both reach; they return how many bytes that was.
+func gather(b []byte, bufs [][]byte) (n int) {
 	for _, buf := range bufs {
-		b = b[copy(b, buf):]
+		n += copy(b[n:], buf)
 	}
+	return n
 }
 
-func scatter(bufs [][]byte, b []byte) {
+func scatter(bufs [][]byte, b []byte) (n int) {
 	for _, buf := range bufs {
-		b = b[copy(buf, b):]
+		n += copy(buf, b[n:])
 	}
+	return n
 }
 
 // drop returns bufs without their first n bytes; it cuts bufs' own slices.

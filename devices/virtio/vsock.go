@@ -142,17 +142,9 @@ func (v *Vsock) announce() error {
 	ok, err := v.event.Pop(&v.chain)
 	if ok && err == nil {
 		v.restored = false
-		v.event.Push(v.chain.Head, v.scatter(make([]byte, 4))) // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET
+		v.event.Push(v.chain.Head, uint32(scatter(v.chain.In, make([]byte, 4)))) // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET
 	}
 	return err
-}
-
-// scatter stores b in the chain's buffers, as far as they go.
-func (v *Vsock) scatter(b []byte) (n uint32) {
-	for _, to := range v.chain.In {
-		n += uint32(copy(to, b[n:]))
-	}
-	return n
 }
 
 // transmit takes the guest's packets, but none while there may be no place for
@@ -162,10 +154,7 @@ func (v *Vsock) transmit() (n int, err error) {
 		if ok, err := v.tx.Pop(&v.chain); !ok || err != nil {
 			return n, err
 		}
-		size := 0
-		for _, b := range v.chain.Out {
-			size += copy(v.packet[size:], b)
-		}
+		size := gather(v.packet[:], v.chain.Out)
 		if size < vsockHeader {
 			return n, fmt.Errorf("vsock: a packet of %d bytes, shorter than its header", size)
 		}
@@ -230,10 +219,7 @@ func (v *Vsock) send(c *vsockConn, op int) (ok bool, err error) {
 	if ok, err := v.rx.Pop(&v.chain); !ok || err != nil {
 		return false, err
 	}
-	room := -vsockHeader
-	for _, b := range v.chain.In {
-		room += len(b)
-	}
+	room := int(total(v.chain.In)) - vsockHeader
 	if room <= 0 {
 		return false, fmt.Errorf("vsock: a receive buffer of %d bytes, need more than the header's %d", room+vsockHeader, vsockHeader)
 	}
@@ -261,7 +247,7 @@ func (v *Vsock) send(c *vsockConn, op int) (ok bool, err error) {
 		uint32(c.typ) | uint32(op)<<16, flags, vsockBuffer, c.forwarded} {
 		le.PutUint32(v.packet[4*i:], x)
 	}
-	v.rx.Push(v.chain.Head, v.scatter(v.packet[:vsockHeader+n]))
+	v.rx.Push(v.chain.Head, uint32(scatter(v.chain.In, v.packet[:vsockHeader+n])))
 	return true, nil
 }
 

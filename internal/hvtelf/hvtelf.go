@@ -50,15 +50,7 @@ func (g Guest) ELF() []byte {
 	f := make([]byte, dataOff+uint64(len(data)))
 
 	le := binary.LittleEndian
-	copy(f, "\x7fELF\x02\x01\x01")
-	le.PutUint16(f[16:], 2)  // ET_EXEC
-	le.PutUint16(f[18:], 62) // EM_X86_64
-	le.PutUint32(f[20:], 1)
-	le.PutUint64(f[24:], CodeAddr)
-	le.PutUint64(f[32:], 64) // program headers follow
-	le.PutUint16(f[52:], 64)
-	le.PutUint16(f[54:], 56)
-	le.PutUint16(f[56:], uint16(phnum))
+	putHeader(f, uint16(phnum))
 	for i, p := range [][7]uint64{ // type, flags, offset, address, file size, memory size, alignment
 		{1, 5, codeOff, CodeAddr, uint64(len(g.Code)), uint64(len(g.Code)), page},
 		{1, 6, dataOff, DataAddr, uint64(len(data)), uint64(len(data)), page},
@@ -103,4 +95,19 @@ func Out(port uint16, arg uint32) []byte {
 	b := binary.LittleEndian.AppendUint32([]byte{0xb8}, arg)
 	b = binary.LittleEndian.AppendUint16(append(b, 0x66, 0xba), port)
 	return append(b, 0xef)
+}
+
+// putHeader writes the ELF header of a file that is entered at CodeAddr and has
+// phnum program headers right after it.
+func putHeader(f []byte, phnum uint16) {
+	le := binary.LittleEndian
+	copy(f, "\x7fELF\x02\x01\x01")
+	le.PutUint16(f[16:], 2)  // ET_EXEC
+	le.PutUint16(f[18:], 62) // EM_X86_64
+	le.PutUint32(f[20:], 1)
+	le.PutUint64(f[24:], CodeAddr)
+	le.PutUint64(f[32:], 64) // program headers follow
+	le.PutUint16(f[52:], 64)
+	le.PutUint16(f[54:], 56)
+	le.PutUint16(f[56:], phnum)
 }

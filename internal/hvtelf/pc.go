@@ -24,15 +24,7 @@ func (g PC) ELF() []byte {
 	f := make([]byte, dataOff, dataOff+uint64(len(g.Data)))
 
 	le := binary.LittleEndian
-	copy(f, "\x7fELF\x02\x01\x01")
-	le.PutUint16(f[16:], 2)  // ET_EXEC
-	le.PutUint16(f[18:], 62) // EM_X86_64
-	le.PutUint32(f[20:], 1)
-	le.PutUint64(f[24:], CodeAddr)
-	le.PutUint64(f[32:], 64) // program headers follow
-	le.PutUint16(f[52:], 64)
-	le.PutUint16(f[54:], 56)
-	le.PutUint16(f[56:], 3)
+	putHeader(f, 3)
 	for i, p := range [][6]uint64{ // type, offset, address, file size, memory size, alignment
 		{1, codeOff, CodeAddr, uint64(len(g.Code)), uint64(len(g.Code)), page},
 		{1, dataOff, DataAddr, uint64(len(g.Data)), uint64(len(g.Data)) + page, page},
