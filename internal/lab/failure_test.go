@@ -123,7 +123,7 @@ func TestFailures(t *testing.T) {
 		at+`status `, `status 3; want 0`, `stdout: said$`, `stderr: complained$`,
 		at+`missing `, `/no/such/program: no such file`,
 		at+`no_result `, `/no/such/file: no such file`,
-		at+`slow `, `killed after its bound of 1s`,
+		at+`slow `, `killed after its bound of 1s`, `^ *stderr: the job has taken too long`, `\d+ \(sleep\) S user 0 `, `KVM for 500ms`, `tracer: nop`,
 		`^ *--- PASS: TestChild/good `,
 		at+`kernel `, `Kernel panic - not syncing: sysrq triggered crash`, `Call Trace:`,
 		at+`after `, `did not run: the lab was lost before`,

@@ -89,7 +89,7 @@ func (r *runner) run(i int, job *wire.Job) {
 				exit.Error = err.Error()
 			}
 		}()
-		timedOut := bounded(cmd.Process.Pid, job.Bound, done)
+		timedOut := bounded(cmd.Process.Pid, job.Bound, done, func() { cmd.Stderr.Write(diagnose()) })
 		exit.TimedOut = timedOut
 		exit.Status = status(cmd.ProcessState)
 	}
@@ -105,8 +105,9 @@ func (r *runner) run(i int, job *wire.Job) {
 }
 
 // bounded waits for done, and ends the process when it takes longer than the
-// bound. SIGQUIT first: a Go program then tells what its goroutines do.
-func bounded(pid int, bound time.Duration, done <-chan struct{}) (timedOut bool) {
+// bound: look has a look at it, and then SIGQUIT, with which a Go program tells
+// what its goroutines do.
+func bounded(pid int, bound time.Duration, done <-chan struct{}, look func()) (timedOut bool) {
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	select {
@@ -114,6 +115,7 @@ func bounded(pid int, bound time.Duration, done <-chan struct{}) (timedOut bool)
 		return false
 	case <-timer.C:
 	}
+	look()
 	_ = syscall.Kill(pid, syscall.SIGQUIT)
 	select {
 	case <-done:
