@@ -2,7 +2,6 @@ package vmm
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -50,13 +49,8 @@ func (vm *VM) attachPC() error {
 			return err
 		}
 	}
-	if cfg.RNG {
-		if err := vm.addVirtio("rng", virtio.NewRNG()); err != nil {
-			return err
-		}
-	}
 	// The console that the kernel is told of is the one that input goes to.
-	if strings.Contains(cfg.Cmdline, "console=hvc0") {
+	if cfg.virtioConsole() {
 		out, err := vm.console()
 		if err != nil {
 			return err
@@ -68,14 +62,13 @@ func (vm *VM) attachPC() error {
 		if err := vm.addVirtio("console", virtio.NewConsole(out, in)); err != nil {
 			return err
 		}
-		p.hvc = true
 	}
-	if cfg.Vsock != "" {
-		dev, err := virtio.NewVsock(guestCID, cfg.Vsock)
+	for _, d := range cfg.Virtio {
+		dev, err := d.New()
 		if err != nil {
-			return &HostError{What: "vsock", Err: err}
+			return &HostError{What: d.Name, Err: err}
 		}
-		if err := vm.addVirtio("vsock", dev); err != nil {
+		if err := vm.addVirtio(d.Name, dev); err != nil {
 			return err
 		}
 	}
@@ -95,18 +88,11 @@ func (vm *VM) attachPC() error {
 	return nil
 }
 
-// guestCID is the guest's vsock address. It needs to differ between VMs only
-// where the host's kernel routes, which it does not here.
-const guestCID = 3
-
 // addVirtio puts the device into the next slot. It belongs to the VM from now on,
 // also if there is an error.
 func (vm *VM) addVirtio(name string, dev virtio.Device) (err error) {
 	vm.closers = append(vm.closers, dev)
 	s := virtioSlot{name: name, dev: dev}
-	if len(vm.pc.virtio) == len(pcIRQs) {
-		return configError("%s: more than %d virtio devices", name, len(pcIRQs))
-	}
 	if s.kick, err = vm.newEvent(); err != nil {
 		return err
 	}

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -36,13 +38,11 @@ type Config struct {
 	Nets  []Net
 	Disks []Disk
 
-	// A PC also has: words for the kernel's command line, an initial RAM disk, a
-	// source of random numbers, and sockets to the host by way of the Unix socket
-	// at path Vsock (docs/vsock.md).
+	// A PC also has: words for the kernel's command line, an initial RAM disk, and
+	// virtio devices of the caller's choice, as virtio.NewRNG or vsock.New.
 	Cmdline string
 	Initrd  string
-	RNG     bool
-	Vsock   string
+	Virtio  []VirtioDevice
 
 	// Input returns what the guest reads from its console: a pipe, terminal or
 	// file, which stays the caller's. It is called for guests that can read, which
@@ -123,6 +123,16 @@ type Disk struct {
 	Path      string // regular file or block device
 	ReadOnly  bool   // writes fail, and other readers may use the image
 	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
+}
+
+// VirtioDevice is a device that the caller of New adds to a PC.
+type VirtioDevice struct {
+	Name string // for messages, as: vsock
+	// New makes the device. It is called once, in New, when the configuration, the
+	// kernel and the disks are found to be sound. What it returns belongs to the VM,
+	// which closes it with its other devices, also where New fails later; an error
+	// becomes a *HostError, and has to leave the host as it was.
+	New func() (virtio.Device, error)
 }
 
 // ConfigError is a Config that cannot work, whatever the host.
@@ -222,8 +232,8 @@ func (c *Config) checkHVT() error {
 	switch {
 	case c.CPUs > 1:
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
-	case c.Cmdline != "" || c.Initrd != "" || c.RNG || c.Vsock != "":
-		return configError("%s is an hvt unikernel: kernel command line, initrd, rng and vsock are for Linux and other PC kernels", c.Kernel)
+	case c.Cmdline != "" || c.Initrd != "" || len(c.Virtio) > 0:
+		return configError("%s is an hvt unikernel: kernel command line, initrd, rng, vsock and other virtio devices are for Linux and other PC kernels", c.Kernel)
 	case c.Memory > maxMem:
 		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
@@ -247,6 +257,13 @@ func (c *Config) checkPC() error {
 	case c.Memory%memory.PageSize != 0:
 		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
 	}
+	n := len(c.Disks) + len(c.Virtio) + len(c.Nets)
+	if c.virtioConsole() {
+		n++
+	}
+	if n > len(pcIRQs) {
+		return configError("%d virtio devices: a PC has at most %d", n, len(pcIRQs))
+	}
 	for i := range c.Disks {
 		if d := &c.Disks[i]; d.BlockSize != 512 {
 			return configError("disk %s: a PC's disk has blocks of 512 bytes, not %d", label(d.Name, i), d.BlockSize)
@@ -256,6 +273,9 @@ func (c *Config) checkPC() error {
 	}
 	return nil
 }
+
+// virtioConsole says that a PC's console is virtio's, as its kernel is told.
+func (c *Config) virtioConsole() bool { return strings.Contains(c.Cmdline, "console=hvc0") }
 
 // label names the i-th device of a kind in messages.
 func label(name string, i int) string {

@@ -43,7 +43,6 @@ type pc struct {
 	uartIRQ *hostio.Event
 	room    *hostio.Event // the UART has room for input
 	input   *os.File      // what the console reads; nil = nothing
-	hvc     bool          // the console with the input is virtio's
 	virtio  []virtioSlot
 
 	used       atomic.Bool   // the guest has touched a port or a device
@@ -247,7 +246,7 @@ func (vm *VM) startPC() (stop func()) {
 		s := &p.virtio[i]
 		wg.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
 	}
-	if p.input != nil && !p.hvc {
+	if p.input != nil && !vm.cfg.virtioConsole() {
 		wg.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
 	}
 	return func() {

@@ -91,15 +91,15 @@ func (b *Blk) Serve() error {
 		// 2.7.4), and the chain need not be what it was in the last round.
 		var header [16]byte
 		in := b.c.In
-		if n := total(b.c.Out); n < uint64(len(header)) || len(in) == 0 {
+		if n := b.c.Out.Len(); n < uint64(len(header)) || len(in) == 0 {
 			return fmt.Errorf("blk: a request of %d bytes with %d buffers to write, need a header of 16 bytes and room for the status", n, len(in))
 		}
-		gather(header[:], b.c.Out)
+		b.c.Out.CopyTo(header[:])
 		end := &in[len(in)-1]
 		last := len(*end) - 1
 		result := &(*end)[last]
 		*end = (*end)[:last]
-		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), drop(b.c.Out, uint64(len(header))), in)
+		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), b.c.Out.Skip(uint64(len(header))), in)
 		if status == blkMore {
 			b.q.Unpop()
 			b.q.more = true
@@ -112,10 +112,10 @@ func (b *Blk) Serve() error {
 }
 
 // request returns the status and how much of in is written.
-func (b *Blk) request(kind uint32, sector uint64, out, in [][]byte) (status byte, written uint64) {
+func (b *Blk) request(kind uint32, sector uint64, out, in Buffers) (status byte, written uint64) {
 	switch {
 	case kind == blkIn:
-		written = total(in)
+		written = in.Len()
 		if status = b.transfer("read", b.disk.ReadAt, sector, in); status != blkOK {
 			written = 0 // whatever it read
 		}
@@ -131,21 +131,21 @@ func (b *Blk) request(kind uint32, sector uint64, out, in [][]byte) (status byte
 		b.q.left = 0 // it may have taken long: let the vCPUs at the registers
 		return b.result("flush", b.disk.Flush()), 0
 	case kind == blkGetID:
-		written = min(total(in), uint64(len(b.serial)))
-		scatter(in, b.serial[:])
+		written = min(in.Len(), uint64(len(b.serial)))
+		in.CopyFrom(b.serial[:])
 		return blkOK, written
 	}
 	return blkUnsupp, 0
 }
 
 // transfer moves the next bytes between bufs and the disk, without a copy.
-func (b *Blk) transfer(op string, move func([]byte, int64) devices.Errno, sector uint64, bufs [][]byte) byte {
-	n := total(bufs)
+func (b *Blk) transfer(op string, move func([]byte, int64) devices.Errno, sector uint64, bufs Buffers) byte {
+	n := bufs.Len()
 	if n%sectorSize != 0 || sector > b.capacity || n/sectorSize > b.capacity-sector {
 		return blkIOErr
 	}
 	left := uint64(maxTransfer)
-	for _, buf := range drop(bufs, b.done) {
+	for _, buf := range bufs.Skip(b.done) {
 		if buf = buf[:min(uint64(len(buf)), left)]; len(buf) == 0 {
 			break
 		}

@@ -23,7 +23,7 @@ func TestBlkLong(t *testing.T) {
 		for _, n := range out {
 			bufs, rest = append(bufs, rest[:n]), rest[n:]
 		}
-		r.add(bufs, 1)
+		r.Add(bufs, 1)
 		return r, data
 	}
 	round := func(r *blkRig) (done bool) {
@@ -33,7 +33,7 @@ func TestBlkLong(t *testing.T) {
 		if err := r.b.Serve(); err != nil {
 			t.Fatal(err)
 		}
-		_, _, done = r.driver.done()
+		_, _, done = r.driver.Done()
 		if done == r.q.more {
 			t.Errorf("the request is complete: %v, more is due: %v; want one of them", done, r.q.more)
 		}
@@ -58,17 +58,17 @@ func TestBlkLong(t *testing.T) {
 	// The chain gets shorter than what is done: it ends, within bounds.
 	r, _ = start()
 	round(r)
-	r.desc(2, bufBase, 511, descNext, 3)
-	r.desc(3, bufBase, 0, descNext, 4)
-	r.desc(4, bufBase, 0, descNext, 5)
-	r.desc(5, bufBase, 0, descNext, 6)
+	r.Desc(2, bufBase, 511, descNext, 3)
+	r.Desc(3, bufBase, 0, descNext, 4)
+	r.Desc(4, bufBase, 0, descNext, 5)
+	r.Desc(5, bufBase, 0, descNext, 6)
 	if !round(r) {
 		t.Error("a chain that became shorter is not complete")
 	}
 	// It becomes a read beyond the end, with the position of the write.
 	r, _ = start()
 	round(r)
-	copy(r.at(bufBase, 16), blkHeader(blkOut, 4))
+	copy(r.At(bufBase, 16), blkHeader(blkOut, 4))
 	if !round(r) || len(r.disk.calls) != 0 {
 		t.Errorf("a request that moved beyond the end had the disk asked for %q; want nothing", r.disk.calls)
 	}
@@ -110,11 +110,11 @@ func TestBlkState(t *testing.T) {
 func TestBlkAllocs(t *testing.T) {
 	r := newBlkRig(t, newFakeDisk(t, 4096), false, 0)
 	r.disk.calls = nil
-	write, _ := r.add([][]byte{blkHeader(blkOut, 1), make([]byte, 100), make([]byte, 412)}, 1)
-	read, _ := r.add([][]byte{blkHeader(blkIn, 1)}, 412, 101)
+	write, _ := r.Add([][]byte{blkHeader(blkOut, 1), make([]byte, 100), make([]byte, 412)}, 1)
+	read, _ := r.Add([][]byte{blkHeader(blkIn, 1)}, 412, 101)
 	if n := testing.AllocsPerRun(100, func() {
-		r.offer(write)
-		r.offer(read)
+		r.Offer(write)
+		r.Offer(read)
 		if err := r.rounds(); err != nil {
 			t.Error(err)
 		}
@@ -187,7 +187,7 @@ func FuzzBlk(f *testing.F) {
 			return 0
 		}
 		r := newBlkRig(t, disk, m.ro, features)
-		for ; len(requests) >= 8 && r.free < 200; requests = requests[8:] {
+		for ; len(requests) >= 8 && r.Free < 200; requests = requests[8:] {
 			q := requests[:8]
 			kind, sector := uint32(q[0]), uint64(q[1])
 			if sector >= 0x80 { // the far end too
@@ -211,11 +211,11 @@ func FuzzBlk(f *testing.F) {
 		// The disk stays whole whatever comes now; the fake reports accesses outside.
 		r.restart(t, features)
 		disk.fail = nil
-		copy(r.at(bufBase, 4096), garbage)
-		copy(r.at(descBase, blkQueueSize*descSize), garbage)
+		copy(r.At(bufBase, 4096), garbage)
+		copy(r.At(descBase, blkQueueSize*descSize), garbage)
 		for i := range min(len(garbage), 32) {
 			binary.LittleEndian.PutUint16(r.q.avail[4+2*i:], uint16(garbage[i]))
-			r.offer(uint16(garbage[i]))
+			r.Offer(uint16(garbage[i]))
 		}
 		for range 100 {
 			r.q.left, r.q.more = roundBytes, false

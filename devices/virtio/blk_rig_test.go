@@ -114,14 +114,14 @@ func blkHeader(kind uint32, sector uint64) []byte {
 // request has the device carry out one request and returns its status, what it
 // wrote in front of it, and the used length.
 func (r *blkRig) request(out [][]byte, in ...int) (status byte, data []byte, used uint32) {
-	r.t.Helper()
-	head, bufs := r.add(out, in...)
+	r.T.Helper()
+	head, bufs := r.Add(out, in...)
 	if err := r.rounds(); err != nil {
-		r.t.Fatalf("Serve() = %v; want nil", err)
+		r.T.Fatalf("Serve() = %v; want nil", err)
 	}
-	h, used, ok := r.done()
+	h, used, ok := r.Done()
 	if !ok || h != uint32(head) {
-		r.t.Fatalf("used element = %d, %v; want the chain at %d", h, ok, head)
+		r.T.Fatalf("used element = %d, %v; want the chain at %d", h, ok, head)
 	}
 	all := bytes.Join(bufs, nil)
 	return all[len(all)-1], all[:len(all)-1], used

@@ -138,15 +138,15 @@ func TestBlkMalformed(t *testing.T) {
 	} {
 		r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
 		if c.out == nil && len(c.in) == 0 {
-			r.desc(0, bufBase, 0, 0, 0) // one empty buffer
-			r.offer(0)
+			r.Desc(0, bufBase, 0, 0, 0) // one empty buffer
+			r.Offer(0)
 		} else {
-			r.add(c.out, c.in...)
+			r.Add(c.out, c.in...)
 		}
 		if err := r.rounds(); err == nil || len(r.disk.calls) != 0 {
 			t.Errorf("%s: Serve() = %v after %q; want an error, and the disk left alone", c.name, err, r.disk.calls)
 		}
-		if _, _, ok := r.driver.done(); ok {
+		if _, _, ok := r.driver.Done(); ok {
 			t.Errorf("%s: the chain was returned", c.name)
 		}
 		// After a reset it works again.
@@ -171,10 +171,10 @@ func TestBlkDurability(t *testing.T) {
 	} {
 		r := newBlkRig(t, newFakeDisk(t, 4096), false, c.features)
 		var seen byte
-		_, bufs := r.add(write, 1)
+		_, bufs := r.Add(write, 1)
 		bufs[0][0] = 0x77
 		r.disk.fail = func(op string, _ int) devices.Errno {
-			if _, _, ok := r.driver.done(); ok {
+			if _, _, ok := r.driver.Done(); ok {
 				t.Errorf("features %#x: the request is complete before its %s", c.features, op)
 			}
 			seen = bufs[0][0]
@@ -190,7 +190,7 @@ func TestBlkDurability(t *testing.T) {
 	// A round ends with a flush, which may take long, and the next one goes on.
 	r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
 	for range 3 {
-		r.add([][]byte{blkHeader(blkSync, 0)}, 1)
+		r.Add([][]byte{blkHeader(blkSync, 0)}, 1)
 	}
 	for i := range 3 {
 		r.q.left, r.q.more = roundBytes, false
@@ -272,10 +272,10 @@ func TestBlkOnFile(t *testing.T) {
 	g := newGuest(t, b)
 	d := g.start(b.Features())[0]
 	want := bytes.Repeat([]byte("sector. "), 64)
-	_, w := d.add([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1)
-	_, f := d.add([][]byte{blkHeader(blkSync, 0)}, 1)
-	_, rd := d.add([][]byte{blkHeader(blkIn, 2047)}, 500, 12, 1)
-	_, over := d.add([][]byte{blkHeader(blkIn, 2048)}, 512, 1)
+	_, w := d.Add([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1)
+	_, f := d.Add([][]byte{blkHeader(blkSync, 0)}, 1)
+	_, rd := d.Add([][]byte{blkHeader(blkIn, 2047)}, 500, 12, 1)
+	_, over := d.Add([][]byte{blkHeader(blkIn, 2048)}, 512, 1)
 	g.serve()
 	if w[0][0] != 0 || f[0][0] != 0 || rd[2][0] != 0 || !bytes.Equal(append(rd[0], rd[1]...), want) || over[1][0] != blkIOErr {
 		t.Errorf("statuses of write, flush, read, read behind the end = %d, %d, %d, %d; want 0, 0, 0, 1 and the data back", w[0][0], f[0][0], rd[2][0], over[1][0])

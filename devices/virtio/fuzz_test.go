@@ -97,7 +97,7 @@ func FuzzQueue(f *testing.F) {
 		copy(host, image)
 		size := 1 << min(how&7, 5)
 		features := uint64(how) >> 3 & 3 << 28
-		q, err := newQueue(view, uint16(size), 0, fuzzAvail, fuzzUsed, features)
+		q, err := NewQueue(view, uint16(size), 0, fuzzAvail, fuzzUsed, features)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +193,7 @@ func FuzzMMIO(f *testing.F) {
 		last := drivers[len(drivers)-1]
 		k.request(last)
 		g.serve()
-		if _, _, ok := last.done(); !ok {
+		if _, _, ok := last.Done(); !ok {
 			t.Error("the device does not work after a reset")
 		}
 	})

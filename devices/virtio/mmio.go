@@ -239,7 +239,7 @@ func (m *MMIO) build(r *registers) ([]*Queue, error) {
 		if c.Size > c.Max {
 			return nil, fmt.Errorf("queue %d: size %d is above %d", i, c.Size, c.Max)
 		}
-		q, err := newQueue(m.view, uint16(c.Size), c.Addr[0], c.Addr[1], c.Addr[2], r.Features)
+		q, err := NewQueue(m.view, uint16(c.Size), c.Addr[0], c.Addr[1], c.Addr[2], r.Features)
 		if err != nil {
 			return nil, fmt.Errorf("queue %d: %w", i, err)
 		}

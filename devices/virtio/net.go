@@ -91,12 +91,12 @@ func (n *Net) send() error {
 		if !ok || err != nil {
 			return err
 		}
-		size := total(n.c.Out)
+		size := n.c.Out.Len()
 		if size < netHeaderSize {
 			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size)
 		}
 		size -= netHeaderSize
-		n.bufs = append(append(n.bufs[:0], txHeader[:n.nic.VnetHeader()]), drop(n.c.Out, netHeaderSize)...)
+		n.bufs = append(append(n.bufs[:0], txHeader[:n.nic.VnetHeader()]), n.c.Out.Skip(netHeaderSize)...)
 		if size < minFrame || size > maxFrame || n.nic.WriteFrame(n.bufs) != 0 {
 			n.txDropped.Add(1)
 		}
@@ -112,12 +112,12 @@ func (n *Net) receive() error {
 		if !ok || err != nil {
 			return err
 		}
-		room, hdr := total(n.c.In), n.nic.VnetHeader()
+		room, hdr := n.c.In.Len(), n.nic.VnetHeader()
 		if room < netHeaderSize {
 			return fmt.Errorf("net: a chain to receive has %d bytes, less than a header", room)
 		}
-		scatter(n.c.In, rxHeader[:])
-		n.bufs = append(append(n.bufs[:0], n.spare[:hdr]), drop(n.c.In, netHeaderSize)...)
+		n.c.In.CopyFrom(rxHeader[:])
+		n.bufs = append(append(n.bufs[:0], n.spare[:hdr]), n.c.In.Skip(netHeaderSize)...)
 		n.bufs = append(n.bufs, n.spare[netHeaderSize:])
 		got, errno := n.nic.ReadFrame(n.bufs)
 		written := uint64(got-hdr) + netHeaderSize

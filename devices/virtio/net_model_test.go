@@ -17,8 +17,8 @@ func TestNetFlood(t *testing.T) {
 	frame := ethernet(60, 1)
 	flood := &floodNIC{fakeNIC: r.nic, frame: frame, r: r}
 	r.n.nic = flood
-	flood.head, _ = r.rx.add(nil, 1526)
-	r.tx.add([][]byte{make([]byte, netHeaderSize), frame})
+	flood.head, _ = r.rx.Add(nil, 1526)
+	r.tx.Add([][]byte{make([]byte, netHeaderSize), frame})
 	for range 3 {
 		for _, q := range []*Queue{r.rx.q, r.tx.q} {
 			q.left, q.more = roundBytes, false
@@ -44,14 +44,14 @@ type floodNIC struct {
 
 func (n *floodNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 	n.frames++
-	n.r.rx.offer(n.head)
-	scatter(bufs, n.frame)
+	n.r.rx.Offer(n.head)
+	Buffers(bufs).CopyFrom(n.frame)
 	return len(n.frame), 0
 }
 
 func (n *floodNIC) WriteFrame([][]byte) devices.Errno {
 	n.frames++
-	n.r.tx.offer(0)
+	n.r.tx.Offer(0)
 	return 0
 }
 
@@ -89,20 +89,20 @@ func (n *quietNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 	if n.reads%2 == 0 {
 		return 0, syscall.EAGAIN
 	}
-	return int(total(bufs)) - 1, 0
+	return int(Buffers(bufs).Len()) - 1, 0
 }
 func (n *quietNIC) WriteFrame([][]byte) devices.Errno { return 0 }
 
 func TestNetAllocs(t *testing.T) {
 	r := newNetRig(t, 0)
 	r.n.nic = &quietNIC{fakeNIC{hdr: 12}}
-	rx, _ := r.rx.add(nil, 12, 1514)
-	tx, _ := r.tx.add([][]byte{make([]byte, 12), ethernet(60, 1)})
-	again, _ := r.rx.add(nil, 1526)
+	rx, _ := r.rx.Add(nil, 12, 1514)
+	tx, _ := r.tx.Add([][]byte{make([]byte, 12), ethernet(60, 1)})
+	again, _ := r.rx.Add(nil, 1526)
 	if n := testing.AllocsPerRun(100, func() {
-		r.rx.offer(rx)
-		r.rx.offer(again)
-		r.tx.offer(tx)
+		r.rx.Offer(rx)
+		r.rx.Offer(again)
+		r.tx.Offer(tx)
 		if err := r.rounds(); err != nil {
 			t.Error(err)
 		}
@@ -129,7 +129,7 @@ func FuzzNet(f *testing.F) {
 		var rooms []int
 		var chains [][][]byte
 		var rxDrops, txDrops uint64
-		for ; len(steps) >= 4 && r.rx.free < 200 && r.tx.free < 200 && r.rx.top < driverMem-1<<16 && r.tx.top < driverMem-1<<16; steps = steps[4:] {
+		for ; len(steps) >= 4 && r.rx.Free < 200 && r.tx.Free < 200 && r.rx.Top < driverMem-1<<16 && r.tx.Top < driverMem-1<<16; steps = steps[4:] {
 			n := int(steps[1])<<8 | int(steps[2])
 			switch steps[0] % 5 {
 			case 0: // send
@@ -148,10 +148,10 @@ func FuzzNet(f *testing.F) {
 				}
 				header := make([]byte, netHeaderSize)
 				copy(header, steps)
-				r.tx.add(cutBytes(rng, append(header, frame...), 8))
+				r.tx.Add(cutBytes(rng, append(header, frame...), 8))
 			case 1: // room for n bytes
 				n %= 4096
-				_, in := r.rx.add(nil, cutSizes(rng, netHeaderSize+n, 8)...)
+				_, in := r.rx.Add(nil, cutSizes(rng, netHeaderSize+n, 8)...)
 				chains, rooms = append(chains, in), append(rooms, n)
 			case 2, 3: // a frame comes in
 				frame := ethernet(14+n%4096, steps[3])
@@ -173,7 +173,7 @@ func FuzzNet(f *testing.F) {
 			}
 		}
 		for i := 0; ; i++ {
-			_, used, ok := r.rx.done()
+			_, used, ok := r.rx.Done()
 			if !ok {
 				break
 			}
@@ -190,10 +190,10 @@ func FuzzNet(f *testing.F) {
 
 		r.restart()
 		for _, d := range []*driver{r.rx, r.tx} {
-			copy(d.at(bufBase, 4096), garbage)
-			copy(d.at(descBase, netQueueSize*descSize), garbage)
+			copy(d.At(bufBase, 4096), garbage)
+			copy(d.At(descBase, netQueueSize*descSize), garbage)
 			for _, g := range garbage[:min(len(garbage), 32)] {
-				d.offer(uint16(g))
+				d.Offer(uint16(g))
 			}
 		}
 		r.nic.in = slices.Repeat([][]byte{ethernet(60, 1)}, 20)

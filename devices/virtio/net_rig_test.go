@@ -32,10 +32,10 @@ func (n *fakeNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 	size := 0
 	// A header of the host's, which must not reach the guest.
 	for _, part := range [][]byte{bytes.Repeat([]byte{0xdd}, n.hdr), frame} {
-		before := total(bufs)
-		scatter(bufs, part)
-		bufs = drop(bufs, uint64(len(part)))
-		size += int(before - total(bufs))
+		before := Buffers(bufs).Len()
+		Buffers(bufs).CopyFrom(part)
+		bufs = Buffers(bufs).Skip(uint64(len(part)))
+		size += int(before - Buffers(bufs).Len())
 	}
 	return size, 0
 }

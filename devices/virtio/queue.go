@@ -42,8 +42,8 @@ const (
 // The slices are live guest memory: what is decided on is copied first.
 type Chain struct {
 	Head uint16
-	Out  [][]byte // readable by the device, never empty slices
-	In   [][]byte // writable by the device, never empty slices
+	Out  Buffers // readable by the device, never empty slices
+	In   Buffers // writable by the device, never empty slices
 }
 
 // Descriptor flags (section 2.7.5).
@@ -61,9 +61,9 @@ const (
 // MaxQueueSize is the largest number of descriptors that a queue may have here.
 const MaxQueueSize = 1024
 
-// newQueue checks what the driver said of a queue. The lengths are those of
+// NewQueue checks what the driver said of a queue. The lengths are those of
 // section 2.7, with the event fields at the rings' ends.
-func newQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, features uint64) (*Queue, error) {
+func NewQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, features uint64) (*Queue, error) {
 	n := uint64(size)
 	switch {
 	case size == 0 || size&(size-1) != 0 || size > MaxQueueSize:

@@ -16,14 +16,14 @@ var kinds = []struct {
 	make    func() Device
 	request func(d *driver)
 }{
-	{func() Device { return newEcho() }, func(d *driver) { d.add([][]byte{{1}}, 1) }},
-	{func() Device { return NewRNG() }, func(d *driver) { d.add(nil, 16) }},
-	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.add([][]byte{{1}}) }},
+	{func() Device { return newEcho() }, func(d *driver) { d.Add([][]byte{{1}}, 1) }},
+	{func() Device { return NewRNG() }, func(d *driver) { d.Add(nil, 16) }},
+	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.Add([][]byte{{1}}) }},
 	{func() Device {
 		return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {})
 	},
-		func(d *driver) { d.add([][]byte{make([]byte, 16)}, 512, 1) }},
-	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.add([][]byte{make([]byte, 60)}) }},
+		func(d *driver) { d.Add([][]byte{make([]byte, 16)}, 512, 1) }},
+	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.Add([][]byte{make([]byte, 60)}) }},
 }
 
 // sinkNIC takes every frame and has none.
@@ -61,14 +61,14 @@ func TestState(t *testing.T) {
 	g.reload(newEcho())
 	g.set(regStatus, statusRunning)
 	d[0].echo(g)
-	d[1].add([][]byte{{1}}, 1) // in flight
-	d[1].add([][]byte{{1}}, 1)
+	d[1].Add([][]byte{{1}}, 1) // in flight
+	d[1].Add([][]byte{{1}}, 1)
 	g.reload(newEcho())
 	if g.dev.(*echo).count != 1 {
 		t.Errorf("device's state = %d; want 1", g.dev.(*echo).count)
 	}
 	g.serve()
-	if _, n, ok := d[1].done(); !ok || n != 1 {
+	if _, n, ok := d[1].Done(); !ok || n != 1 {
 		t.Errorf("chain in flight = %d, %v; want 1", n, ok)
 	}
 	g.check("queue and interrupt", regInterruptStatus, interruptQueue)
@@ -78,8 +78,8 @@ func TestState(t *testing.T) {
 	g.set(regQueueReady, 0)
 	g.reload(newEcho())
 	g.serve()
-	d[1].avail += 100
-	d[1].offer(0)
+	d[1].Avail += 100
+	d[1].Offer(0)
 	g.serve()
 	g.check("lie", regStatus, statusRunning|statusNeedsReset)
 	g.reload(newEcho())

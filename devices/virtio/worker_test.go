@@ -70,9 +70,9 @@ func (w *worker) idle() { testutil.UntilInSyscall(w.t, w.tid, unix.SYS_POLL, uni
 
 // used waits until the device has returned a chain.
 func (d *driver) waitUsed() (written uint32) {
-	d.t.Helper()
-	testutil.Until(d.t, "a used element", func() (ok bool) {
-		_, written, ok = d.done()
+	d.T.Helper()
+	testutil.Until(d.T, "a used element", func() (ok bool) {
+		_, written, ok = d.Done()
 		return ok
 	})
 	return written
@@ -87,7 +87,7 @@ func TestWork(t *testing.T) {
 	d := g.start(0)[0]
 	for i, ring := range []func(){func() { signal(t, w.kick) }, func() { g.set(QueueNotify, 0) }} {
 		w.idle()
-		d.add([][]byte{{1, 2}}, 2)
+		d.Add([][]byte{{1, 2}}, 2)
 		ring()
 		if n := d.waitUsed(); n != 2 {
 			t.Errorf("chain %d: %d bytes written; want 2", i, n)
@@ -141,20 +141,20 @@ func (d *endless) Serve() error {
 func TestWorkStart(t *testing.T) {
 	g := newGuest(t, newEcho())
 	d := g.start(0)[0]
-	d.add([][]byte{{1}}, 1)
+	d.Add([][]byte{{1}}, 1)
 	w := g.work(t)
 	d.waitUsed()
 	w.idle()
 	g.negotiate(0)
 	d = g.queues(0)[1]
-	d.add([][]byte{{1}}, 1)
+	d.Add([][]byte{{1}}, 1)
 	g.set(regStatus, statusRunning)
 	d.waitUsed()
 	w.end()
 	unix.Read(w.stop, make([]byte, 8))
 
 	// So are those of a state that is loaded under a worker.
-	d.add([][]byte{{1}}, 1)
+	d.Add([][]byte{{1}}, 1)
 	state, err := g.m.SaveState()
 	if err != nil {
 		t.Fatal(err)
@@ -239,8 +239,8 @@ func TestRounds(t *testing.T) {
 		g := newGuest(t, &wide{})
 		d := g.start(0)[0]
 		for i := range c.chains {
-			d.desc(uint16(i), bufBase, c.size, descWrite, 0)
-			d.offer(uint16(i))
+			d.Desc(uint16(i), bufBase, c.size, descWrite, 0)
+			d.Offer(uint16(i))
 		}
 		rounds := 0
 		for more := true; more; rounds++ {
@@ -248,7 +248,7 @@ func TestRounds(t *testing.T) {
 		}
 		n := 0
 		for ; ; n++ {
-			if _, _, ok := d.done(); !ok {
+			if _, _, ok := d.Done(); !ok {
 				break
 			}
 		}
@@ -264,9 +264,9 @@ func TestWorkRounds(t *testing.T) {
 	w := g.work(t)
 	d := g.start(FeatureEventIdx)[0]
 	w.idle()
-	d.desc(0, bufBase, 1, descWrite, 0)
+	d.Desc(0, bufBase, 1, descWrite, 0)
 	for range MaxQueueSize {
-		d.offer(0)
+		d.Offer(0)
 	}
 	signal(t, w.kick)
 	for range MaxQueueSize {

@@ -1,4 +1,4 @@
-package virtio
+package vsock
 
 import (
 	"fmt"
@@ -7,9 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/uvm-monitor/uvm/internal/testutil"
-	"github.com/uvm-monitor/uvm/memory"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/internal/testutil"
+	"github.com/uvm-monitor/uvm/internal/virtiotest"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 const testCID = 3
@@ -48,12 +51,13 @@ func parsePacket(t testing.TB, b []byte) packet {
 		le.Uint16(b[30:]), le.Uint32(b[32:]), le.Uint32(b[36:]), le.Uint32(b[40:]), string(b[44:])}
 }
 
-// vsockGuest is a guest with a socket device. Its buffers are used again and again.
-type vsockGuest struct {
+// guest is a guest with a socket device. Its buffers are used again and again.
+type guest struct {
 	t             testing.TB
-	v             *Vsock
+	v             *Device
 	path          string
-	rx, tx, event *driver
+	rx, tx, event *virtiotest.Driver
+	queues        []*virtio.Queue     // of these
 	rxBufs        map[uint32][][]byte // by head
 	held          []uint16            // heads that collect was not to offer again
 	txFree        []uint32            // heads
@@ -72,43 +76,51 @@ type txBuffer struct {
 	b []byte
 }
 
-// newVsockGuest starts a device. Each receive buffer has descriptors of these sizes.
-func newVsockGuest(t testing.TB, features uint64, layout ...int) *vsockGuest {
+// newGuest starts a device. Each receive buffer has descriptors of these sizes.
+func newGuest(t testing.TB, features uint64, layout ...int) *guest {
 	t.Helper()
 	testutil.Watchdog(t)
 	testutil.CheckFDs(t)
 	path := filepath.Join(t.TempDir(), "v")
-	v, err := NewVsock(testCID, path)
+	v, err := New(testCID, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.Close() })
-	g := &vsockGuest{t: t, v: v, path: path}
+	g := &guest{t: t, v: v, path: path}
 	g.start(features, layout...)
 	return g
 }
 
 // start gives the device fresh queues.
-func (g *vsockGuest) start(features uint64, layout ...int) {
+func (g *guest) start(features uint64, layout ...int) {
 	g.t.Helper()
-	g.rx = newDriver(g.t, 256, features)
-	g.tx = newDriverIn(g.t, g.rx.mem, g.rx.view, 0x60000, 256, features)
-	g.event = newDriverIn(g.t, g.rx.mem, g.rx.view, 0xe0000, 16, features)
+	g.rx = virtiotest.New(g.t, 256)
+	g.tx = virtiotest.NewIn(g.t, g.rx.Mem, g.rx.View, 0x60000, 256)
+	g.event = virtiotest.NewIn(g.t, g.rx.Mem, g.rx.View, 0xe0000, 16)
+	g.queues = nil
+	for _, d := range []*virtiotest.Driver{g.rx, g.tx, g.event} {
+		q, err := virtio.NewQueue(d.View, d.Size, d.Base+virtiotest.Desc, d.Base+virtiotest.Available, d.Base+virtiotest.UsedRing, features)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		g.queues = append(g.queues, q)
+	}
 	g.rxBufs, g.txBufs, g.held, g.txFree, g.got = map[uint32][][]byte{}, map[uint32]txBuffer{}, nil, nil, nil
 	for range guestRX {
-		head, bufs := g.rx.add(nil, layout...)
+		head, bufs := g.rx.Add(nil, layout...)
 		g.rxBufs[uint32(head)] = bufs
 	}
 	for i := range uint32(guestTX) { // descriptors 4*i to 4*i+3
-		a, b := g.tx.alloc(txSize)
+		a, b := g.tx.Alloc(txSize)
 		g.txBufs[4*i] = txBuffer{a, b}
 		g.txFree = append(g.txFree, 4*i)
 	}
-	g.v.Start(FeatureVersion1|features, []*Queue{g.rx.q, g.tx.q, g.event.q})
+	g.v.Start(virtio.FeatureVersion1|features, g.queues)
 }
 
 // offer puts b into the tx queue, over up to four descriptors that end at the cuts.
-func (g *vsockGuest) offer(b []byte, cuts ...int) {
+func (g *guest) offer(b []byte, cuts ...int) {
 	g.t.Helper()
 	if len(g.txFree) == 0 {
 		g.t.Fatal("the device does not return packets")
@@ -118,21 +130,21 @@ func (g *vsockGuest) offer(b []byte, cuts ...int) {
 	copy(g.txBufs[head].b, b)
 	start := 0
 	for i, end := range append(cuts, len(b)) {
-		flags := uint16(descNext)
+		flags := uint16(virtiotest.Next)
 		if end == len(b) {
 			flags = 0
 		}
-		g.tx.desc(uint16(head)+uint16(i), g.txBufs[head].a+memory.Addr(start), uint32(end-start), flags, uint16(head)+uint16(i)+1)
+		g.tx.Desc(uint16(head)+uint16(i), g.txBufs[head].a+memory.Addr(start), uint32(end-start), flags, uint16(head)+uint16(i)+1)
 		start = end
 	}
-	g.tx.offer(uint16(head))
+	g.tx.Offer(uint16(head))
 }
 
 // collect takes what the device returned and, with refill, offers receive buffers again.
-func (g *vsockGuest) collect(refill bool) (progress bool) {
+func (g *guest) collect(refill bool) (progress bool) {
 	g.t.Helper()
 	for {
-		head, _, ok := g.tx.done()
+		head, _, ok := g.tx.Done()
 		if !ok {
 			break
 		}
@@ -140,7 +152,7 @@ func (g *vsockGuest) collect(refill bool) (progress bool) {
 		progress = true
 	}
 	for {
-		head, n, ok := g.rx.done()
+		head, n, ok := g.rx.Done()
 		if !ok {
 			return progress
 		}
@@ -150,11 +162,11 @@ func (g *vsockGuest) collect(refill bool) (progress bool) {
 			b = append(b, buf...)
 		}
 		g.got = append(g.got, parsePacket(g.t, b[:n]))
-		if p := g.got[len(g.got)-1]; p.src != 2 || p.dst != testCID || p.op != vsockReset && p.alloc != vsockBuffer {
+		if p := g.got[len(g.got)-1]; p.src != 2 || p.dst != testCID || p.op != opReset && p.alloc != bufferSize {
 			g.t.Fatalf("the device made %+v", p)
 		}
 		if refill {
-			g.rx.offer(uint16(head))
+			g.rx.Offer(uint16(head))
 		} else {
 			g.held = append(g.held, uint16(head))
 		}
@@ -162,9 +174,9 @@ func (g *vsockGuest) collect(refill bool) (progress bool) {
 }
 
 // refill offers the receive buffers that were held back.
-func (g *vsockGuest) refill() {
+func (g *guest) refill() {
 	for _, head := range g.held {
-		g.rx.offer(head)
+		g.rx.Offer(head)
 	}
 	g.held = nil
 }
@@ -182,7 +194,7 @@ func readable(t testing.TB, fd int, timeout int) bool {
 
 // run serves the device until nothing happens any more, and fails if the device
 // then still wants to be served.
-func (g *vsockGuest) run() {
+func (g *guest) run() {
 	g.t.Helper()
 	for i := 0; ; i++ {
 		if err := g.v.Serve(); err != nil {
@@ -198,7 +210,7 @@ func (g *vsockGuest) run() {
 }
 
 // exchange sends packets and returns the answers.
-func (g *vsockGuest) exchange(ps ...packet) []packet {
+func (g *guest) exchange(ps ...packet) []packet {
 	g.t.Helper()
 	for _, p := range ps {
 		g.offer(p.bytes())
@@ -207,14 +219,14 @@ func (g *vsockGuest) exchange(ps ...packet) []packet {
 	return g.take()
 }
 
-func (g *vsockGuest) take() []packet {
+func (g *guest) take() []packet {
 	got := g.got
 	g.got = nil
 	return got
 }
 
 // want checks the next packets: operation, ports, and data or flags.
-func (g *vsockGuest) want(what string, got []packet, want ...packet) {
+func (g *guest) want(what string, got []packet, want ...packet) {
 	g.t.Helper()
 	var gs, ws []string
 	for _, p := range got {
@@ -241,7 +253,7 @@ func hostPacket(guest, host uint32, op uint16, flags uint32, data string) packet
 
 // hostListen makes a host program that listens for the guest's port, and
 // hostConnect one that connects to the device. Both are not blocking.
-func (g *vsockGuest) hostListen(port uint32) int {
+func (g *guest) hostListen(port uint32) int {
 	g.t.Helper()
 	fd := g.socket()
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: g.path + "_" + itoa(port)}); err != nil {
@@ -253,7 +265,7 @@ func (g *vsockGuest) hostListen(port uint32) int {
 	return fd
 }
 
-func (g *vsockGuest) hostConnect() int {
+func (g *guest) hostConnect() int {
 	g.t.Helper()
 	fd := g.socket()
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: g.path}); err != nil {
@@ -262,7 +274,7 @@ func (g *vsockGuest) hostConnect() int {
 	return fd
 }
 
-func (g *vsockGuest) socket() int {
+func (g *guest) socket() int {
 	g.t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -271,7 +283,7 @@ func (g *vsockGuest) socket() int {
 	return fd
 }
 
-func (g *vsockGuest) hostAccept(listener int) int {
+func (g *guest) hostAccept(listener int) int {
 	g.t.Helper()
 	fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
@@ -280,7 +292,7 @@ func (g *vsockGuest) hostAccept(listener int) int {
 	return fd
 }
 
-func (g *vsockGuest) hostWrite(fd int, s string) {
+func (g *guest) hostWrite(fd int, s string) {
 	g.t.Helper()
 	if n, err := unix.Write(fd, []byte(s)); n != len(s) || err != nil {
 		g.t.Fatalf("write of %d bytes = %d, %v", len(s), n, err)
@@ -288,7 +300,7 @@ func (g *vsockGuest) hostWrite(fd int, s string) {
 }
 
 // hostRead returns all that is there, and how it ends: "", "EOF" or an error.
-func (g *vsockGuest) hostRead(fd int) (data, end string) {
+func (g *guest) hostRead(fd int) (data, end string) {
 	g.t.Helper()
 	b := make([]byte, 64<<10)
 	for {
@@ -305,7 +317,7 @@ func (g *vsockGuest) hostRead(fd int) (data, end string) {
 	}
 }
 
-func (g *vsockGuest) hostWant(what string, fd int, data, end string) {
+func (g *guest) hostWant(what string, fd int, data, end string) {
 	g.t.Helper()
 	if d, e := g.hostRead(fd); d != data || e != end {
 		g.t.Fatalf("%s: the host program reads %d bytes %.60q and %q; want %d bytes %.60q and %q", what, len(d), d, e, len(data), data, end)
@@ -313,11 +325,11 @@ func (g *vsockGuest) hostWant(what string, fd int, data, end string) {
 }
 
 // open connects the guest's port to a host program at the host's port.
-func (g *vsockGuest) open(guest, host uint32) (fd int) {
+func (g *guest) open(guest, host uint32) (fd int) {
 	g.t.Helper()
 	l := g.hostListen(host)
 	defer unix.Close(l)
 	defer unix.Unlink(g.path + "_" + itoa(host))
-	g.want("REQUEST", g.exchange(guestPacket(guest, host, vsockRequest, "")), hostPacket(guest, host, vsockResponse, 0, ""))
+	g.want("REQUEST", g.exchange(guestPacket(guest, host, opRequest, "")), hostPacket(guest, host, opResponse, 0, ""))
 	return g.hostAccept(l)
 }

@@ -1,10 +1,12 @@
-package virtio
+package vsock
 
 import (
 	"math/rand/v2"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices/virtio"
 )
 
 // FuzzVsock lets a guest and host programs do what the input says. The device
@@ -20,7 +22,7 @@ func FuzzVsock(f *testing.F) {
 		f.Add(script)
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
-		g := newVsockGuest(t, FeatureEventIdx, 44, 100)
+		g := newGuest(t, virtio.FeatureEventIdx, 44, 100)
 		listener := g.hostListen(0)
 		programs := []int{listener}
 		next := func() byte {
@@ -40,7 +42,7 @@ func FuzzVsock(f *testing.F) {
 				// Host port 0 is listener's, 1 nobody's, 2 and up host programs'.
 				host := uint32(next() % 8)
 				if host > 1 {
-					host += vsockPorts - 1
+					host += firstPort - 1
 				}
 				p := guestPacket(uint32(next()%3), host, uint16(next()%9), "")
 				p.data = string(chunk[:int(next())*int(next()%64)%len(chunk)])
@@ -101,7 +103,7 @@ func FuzzVsock(f *testing.F) {
 				case 0:
 					g.v.Reset()
 					g.idle()
-					g.start(FeatureEventIdx, 44, 100)
+					g.start(virtio.FeatureEventIdx, 44, 100)
 					refill = true
 				case 1:
 					if g.v.armed {
@@ -130,21 +132,21 @@ func FuzzVsock(f *testing.F) {
 }
 
 // bounds checks what the device keeps.
-func (g *vsockGuest) bounds() {
+func (g *guest) bounds() {
 	g.t.Helper()
-	if len(g.v.fds) > vsockMaxConns || len(g.v.resets) > vsockMaxResets {
-		g.t.Fatalf("%d sockets and %d resets; want up to %d and %d", len(g.v.fds), len(g.v.resets), vsockMaxConns, vsockMaxResets)
+	if len(g.v.fds) > maxConns || len(g.v.resets) > maxResets {
+		g.t.Fatalf("%d sockets and %d resets; want up to %d and %d", len(g.v.fds), len(g.v.resets), maxConns, maxResets)
 	}
 	for fd, c := range g.v.fds {
-		if int(fd) != c.fd || len(c.out) > vsockBuffer || cap(c.out) > 2*vsockBuffer || len(c.line) > 19 {
+		if int(fd) != c.fd || len(c.out) > bufferSize || cap(c.out) > 2*bufferSize || len(c.line) > 19 {
 			g.t.Fatalf("socket %d of %d bytes (room for %d), line of %d: %+v", fd, len(c.out), cap(c.out), len(c.line), c)
 		}
-		if c.state == vsockGone && len(c.out) == 0 {
+		if c.state == stateGone && len(c.out) == 0 {
 			g.t.Fatalf("socket %d has no use", fd)
 		}
 	}
 	for key, c := range g.v.conns {
-		if c.key != key || g.v.fds[int32(c.fd)] != c || c.state != vsockAsked && c.state != vsockOpen {
+		if c.key != key || g.v.fds[int32(c.fd)] != c || c.state != stateAsked && c.state != stateOpen {
 			g.t.Fatalf("connection %#x: %+v", key, c)
 		}
 	}

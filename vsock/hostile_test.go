@@ -1,15 +1,17 @@
-package virtio
+package vsock
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/uvm-monitor/uvm/internal/testutil"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
-// TestVsockHostPrograms has host programs that do not keep to the protocol.
-func TestVsockHostPrograms(t *testing.T) {
+// TestHostPrograms has host programs that do not keep to the protocol.
+func TestHostPrograms(t *testing.T) {
 	for _, tt := range []struct{ name, line string }{
 		{"garbage", "GET / HTTP/1.1\r\n\r\n"},
 		{"no port", "CONNECT \n"},
@@ -24,7 +26,7 @@ func TestVsockHostPrograms(t *testing.T) {
 		{"long line", strings.Repeat("CONNECT ", 1000)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newVsockGuest(t, 0, 4096)
+			g := newGuest(t, 0, 4096)
 			fd := g.hostConnect()
 			defer unix.Close(fd)
 			g.hostWrite(fd, tt.line)
@@ -36,7 +38,7 @@ func TestVsockHostPrograms(t *testing.T) {
 		})
 	}
 	t.Run("in pieces, or never, or not to the end", func(t *testing.T) {
-		g := newVsockGuest(t, 0, 4096)
+		g := newGuest(t, 0, 4096)
 		pieces, never, half := g.hostConnect(), g.hostConnect(), g.hostConnect()
 		defer unix.Close(pieces)
 		defer unix.Close(never)
@@ -46,7 +48,7 @@ func TestVsockHostPrograms(t *testing.T) {
 			g.want("a piece", g.exchange())
 		}
 		g.hostWrite(pieces, "\n")
-		g.want("CONNECT", g.exchange(), hostPacket(1<<32-1, vsockPorts+1, vsockRequest, 0, ""))
+		g.want("CONNECT", g.exchange(), hostPacket(1<<32-1, firstPort+1, opRequest, 0, ""))
 		unix.Close(half)
 		g.want("half a line", g.exchange())
 		if len(g.v.fds) != 2 {
@@ -57,7 +59,7 @@ func TestVsockHostPrograms(t *testing.T) {
 		g.idle()
 	})
 	t.Run("ten megabytes without a newline", func(t *testing.T) {
-		g := newVsockGuest(t, 0, 4096)
+		g := newGuest(t, 0, 4096)
 		fd := g.hostConnect()
 		defer unix.Close(fd)
 		sent, mb := 0, make([]byte, 1<<20)
@@ -78,9 +80,9 @@ func TestVsockHostPrograms(t *testing.T) {
 	})
 }
 
-// TestVsockManyHostPrograms connects 2,000 times.
-func TestVsockManyHostPrograms(t *testing.T) {
-	g := newVsockGuest(t, 0, 4096)
+// TestManyHostPrograms connects 2,000 times.
+func TestManyHostPrograms(t *testing.T) {
+	g := newGuest(t, 0, 4096)
 	var fds []int
 	for i := range 2000 {
 		fds = append(fds, g.hostConnect())
@@ -88,15 +90,15 @@ func TestVsockManyHostPrograms(t *testing.T) {
 			g.want("connects", g.exchange())
 		}
 	}
-	if len(g.v.fds) != vsockMaxConns {
-		t.Errorf("the device has %d sockets; want %d", len(g.v.fds), vsockMaxConns)
+	if len(g.v.fds) != maxConns {
+		t.Errorf("the device has %d sockets; want %d", len(g.v.fds), maxConns)
 	}
 	l := g.hostListen(52)
 	defer unix.Close(l)
-	g.want("REQUEST beyond", g.exchange(guestPacket(1, 52, vsockRequest, "")), hostPacket(1, 52, vsockReset, 0, ""))
+	g.want("REQUEST beyond", g.exchange(guestPacket(1, 52, opRequest, "")), hostPacket(1, 52, opReset, 0, ""))
 	for i, fd := range fds {
 		want := ""
-		if i >= vsockMaxConns {
+		if i >= maxConns {
 			want = "EOF"
 		}
 		g.hostWant("one of 2000", fd, "", want)
@@ -107,17 +109,17 @@ func TestVsockManyHostPrograms(t *testing.T) {
 	unix.Close(g.open(1, 53))
 }
 
-// TestVsockHostNeverReads: memory is bounded by the credit, and a guest that
+// TestHostNeverReads: memory is bounded by the credit, and a guest that
 // exceeds it loses its connection; what it sent before arrives.
-func TestVsockHostNeverReads(t *testing.T) {
-	g := newVsockGuest(t, 0, 4096)
+func TestHostNeverReads(t *testing.T) {
+	g := newGuest(t, 0, 4096)
 	fd := g.open(1000, 52)
 	defer unix.Close(fd)
 	want := g.fillHost(1000, 52)
-	if len(want) < vsockBuffer {
-		t.Errorf("the guest's credit ended after %d bytes; want at least %d", len(want), vsockBuffer)
+	if len(want) < bufferSize {
+		t.Errorf("the guest's credit ended after %d bytes; want at least %d", len(want), bufferSize)
 	}
-	g.want("beyond the credit", g.exchange(guestPacket(1000, 52, vsockRW, "x")), hostPacket(1000, 52, vsockReset, 0, ""))
+	g.want("beyond the credit", g.exchange(guestPacket(1000, 52, opRW, "x")), hostPacket(1000, 52, opReset, 0, ""))
 	got := ""
 	for end := ""; end != "EOF"; g.exchange() {
 		var s string
@@ -130,12 +132,12 @@ func TestVsockHostNeverReads(t *testing.T) {
 	g.idle()
 }
 
-// TestVsockLies has the guest send packets that are wrong, beside a connection
+// TestLies has the guest send packets that are wrong, beside a connection
 // that is open.
-func TestVsockLies(t *testing.T) {
+func TestLies(t *testing.T) {
 	with := func(p packet, f func(*packet)) packet { f(&p); return p }
-	rw := guestPacket(1000, 52, vsockRW, "data")
-	reset := func(guest, host uint32) packet { return hostPacket(guest, host, vsockReset, 0, "") }
+	rw := guestPacket(1000, 52, opRW, "data")
+	reset := func(guest, host uint32) packet { return hostPacket(guest, host, opReset, 0, "") }
 	for _, tt := range []struct {
 		name   string
 		p      packet
@@ -147,23 +149,23 @@ func TestVsockLies(t *testing.T) {
 		{"destination CID of another", with(rw, func(p *packet) { p.dst = 3 }), nil, false},
 		{"destination CID with high bits", with(rw, func(p *packet) { p.dst |= 1 << 40 }), nil, false},
 		{"type seqpacket", with(rw, func(p *packet) { p.typ = 2 }), []packet{with(reset(1000, 52), func(p *packet) { p.typ = 2 })}, false},
-		{"RST of an unknown type", with(rw, func(p *packet) { p.typ, p.op = 9, vsockReset }), nil, false},
-		{"unknown port", guestPacket(1001, 52, vsockRW, "data"), []packet{reset(1001, 52)}, false},
-		{"RST for an unknown port", guestPacket(1001, 52, vsockReset, ""), nil, false},
-		{"SHUTDOWN for an unknown port", guestPacket(1000, 53, vsockShutdown, ""), []packet{reset(1000, 53)}, false},
-		{"RESPONSE that nobody asked for", guestPacket(5, 6, vsockResponse, ""), []packet{reset(5, 6)}, false},
+		{"RST of an unknown type", with(rw, func(p *packet) { p.typ, p.op = 9, opReset }), nil, false},
+		{"unknown port", guestPacket(1001, 52, opRW, "data"), []packet{reset(1001, 52)}, false},
+		{"RST for an unknown port", guestPacket(1001, 52, opReset, ""), nil, false},
+		{"SHUTDOWN for an unknown port", guestPacket(1000, 53, opShutdown, ""), []packet{reset(1000, 53)}, false},
+		{"RESPONSE that nobody asked for", guestPacket(5, 6, opResponse, ""), []packet{reset(5, 6)}, false},
 		{"length beyond the chain", with(rw, func(p *packet) { p.len = 5 }), []packet{reset(1000, 52)}, true},
 		{"length of 4 GiB", with(rw, func(p *packet) { p.len = 1<<32 - 1 }), []packet{reset(1000, 52)}, true},
 		{"operation 0", guestPacket(1000, 52, 0, ""), []packet{reset(1000, 52)}, true},
 		{"operation 8", guestPacket(1000, 52, 8, ""), []packet{reset(1000, 52)}, true},
 		{"operation 65535", guestPacket(1000, 52, 65535, ""), []packet{reset(1000, 52)}, true},
-		{"REQUEST for an open connection", guestPacket(1000, 52, vsockRequest, ""), []packet{reset(1000, 52)}, true},
-		{"RESPONSE for an open connection", guestPacket(1000, 52, vsockResponse, ""), []packet{reset(1000, 52)}, true},
-		{"RST", guestPacket(1000, 52, vsockReset, ""), nil, true},
+		{"REQUEST for an open connection", guestPacket(1000, 52, opRequest, ""), []packet{reset(1000, 52)}, true},
+		{"RESPONSE for an open connection", guestPacket(1000, 52, opResponse, ""), []packet{reset(1000, 52)}, true},
+		{"RST", guestPacket(1000, 52, opReset, ""), nil, true},
 		{"a longer chain than the packet", with(rw, func(p *packet) { p.data += "junk" }), nil, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newVsockGuest(t, 0, 4096)
+			g := newGuest(t, 0, 4096)
 			fd := g.open(1000, 52)
 			defer unix.Close(fd)
 			got := g.exchange(tt.p)
@@ -182,38 +184,38 @@ func TestVsockLies(t *testing.T) {
 		})
 	}
 	t.Run("not yet open", func(t *testing.T) {
-		g := newVsockGuest(t, 0, 4096)
+		g := newGuest(t, 0, 4096)
 		fd := g.hostConnect()
 		defer unix.Close(fd)
 		g.hostWrite(fd, "CONNECT 7\n")
-		g.want("CONNECT", g.exchange(), hostPacket(7, vsockPorts+1, vsockRequest, 0, ""))
-		g.want("RW", g.exchange(guestPacket(7, vsockPorts+1, vsockRW, "x")), reset(7, vsockPorts+1))
+		g.want("CONNECT", g.exchange(), hostPacket(7, firstPort+1, opRequest, 0, ""))
+		g.want("RW", g.exchange(guestPacket(7, firstPort+1, opRW, "x")), reset(7, firstPort+1))
 		g.hostWant("RW", fd, "", "EOF")
 		g.idle()
 	})
 	t.Run("credit", func(t *testing.T) {
-		g := newVsockGuest(t, 0, 4096)
+		g := newGuest(t, 0, 4096)
 		fd := g.open(1000, 52)
 		defer unix.Close(fd)
 		g.hostWrite(fd, "data")
 		// fwd_cnt ahead of what was sent, and no buffer at all, are no credit.
-		lie := guestPacket(1000, 52, vsockCreditUpdate, "")
+		lie := guestPacket(1000, 52, opCreditUpdate, "")
 		for _, c := range [][2]uint32{{0, 0}, {10, 1}, {1 << 30, 1 << 31}} {
 			lie.alloc, lie.fwd = c[0], c[1]
 			g.want("RW without credit", g.exchange(lie))
 		}
 		lie.alloc, lie.fwd = 3, 0
-		g.want("credit of 3", g.exchange(lie), hostPacket(1000, 52, vsockRW, 0, "dat"), hostPacket(1000, 52, vsockCreditRequest, 0, ""))
+		g.want("credit of 3", g.exchange(lie), hostPacket(1000, 52, opRW, 0, "dat"), hostPacket(1000, 52, opCreditRequest, 0, ""))
 		lie.fwd = 3
-		g.want("credit of 3 more", g.exchange(lie), hostPacket(1000, 52, vsockRW, 0, "a"))
+		g.want("credit of 3 more", g.exchange(lie), hostPacket(1000, 52, opRW, 0, "a"))
 	})
 	for name, size := range map[string]int{"transmit": 43, "receive": 44} {
 		t.Run("a buffer too short to "+name, func(t *testing.T) {
-			g := newVsockGuest(t, 0, 44)
+			g := newGuest(t, 0, 44)
 			if name == "transmit" {
 				g.offer(make([]byte, size))
 			} else {
-				g.offer(guestPacket(1, 2, vsockRW, "").bytes())
+				g.offer(guestPacket(1, 2, opRW, "").bytes())
 			}
 			if err := g.v.Serve(); err == nil || !strings.Contains(err.Error(), "header") {
 				t.Errorf("Serve() = %v; want an error about the header", err)
@@ -222,16 +224,16 @@ func TestVsockLies(t *testing.T) {
 	}
 }
 
-// TestVsockFlood: while the guest has no receive buffers, the device takes
+// TestFlood: while the guest has no receive buffers, the device takes
 // packets until the answers have no place, and does not ask to be served.
-func TestVsockFlood(t *testing.T) {
-	g := newVsockGuest(t, FeatureEventIdx, 4096)
+func TestFlood(t *testing.T) {
+	g := newGuest(t, virtio.FeatureEventIdx, 4096)
 	g.run()
 	answered := 0
 	flood := func(refill bool) {
 		for range 50 {
 			for i := 0; len(g.txFree) > 0; i++ {
-				g.offer(guestPacket(uint32(i), 52, vsockRequest, "").bytes())
+				g.offer(guestPacket(uint32(i), 52, opRequest, "").bytes())
 			}
 			if err := g.v.Serve(); err != nil {
 				t.Fatal(err)
@@ -241,8 +243,8 @@ func TestVsockFlood(t *testing.T) {
 		}
 	}
 	flood(false)
-	if answered != guestRX || len(g.v.resets) != vsockMaxResets || len(g.txFree) != 0 {
-		t.Errorf("without buffers: %d answers, %d waiting, %d free; want %d, %d and 0", answered, len(g.v.resets), len(g.txFree), guestRX, vsockMaxResets)
+	if answered != guestRX || len(g.v.resets) != maxResets || len(g.txFree) != 0 {
+		t.Errorf("without buffers: %d answers, %d waiting, %d free; want %d, %d and 0", answered, len(g.v.resets), len(g.txFree), guestRX, maxResets)
 	}
 	if readable(t, g.v.PollFD(), 0) {
 		t.Error("the device asks to be served and cannot do anything")
@@ -252,20 +254,20 @@ func TestVsockFlood(t *testing.T) {
 	if left := len(g.v.resets) + guestTX - len(g.txFree); left != 0 {
 		t.Errorf("with buffers: %d packets left; want none", left)
 	}
-	if n := answered + len(g.take()); n != guestRX+vsockMaxResets+guestTX {
-		t.Errorf("%d answers; want %d", n, guestRX+vsockMaxResets+guestTX)
+	if n := answered + len(g.take()); n != guestRX+maxResets+guestTX {
+		t.Errorf("%d answers; want %d", n, guestRX+maxResets+guestTX)
 	}
 }
 
-// TestVsockReset stops in the middle of everything.
-func TestVsockReset(t *testing.T) {
-	g := newVsockGuest(t, 0, 4096)
+// TestReset stops in the middle of everything.
+func TestReset(t *testing.T) {
+	g := newGuest(t, 0, 4096)
 	before := len(testutil.FDs(t))
 	stalled, hello, asked, gone := g.open(1000, 52), g.hostConnect(), g.hostConnect(), g.open(1001, 53)
 	g.fillHost(1000, 52)
 	g.fillHost(1001, 53)
 	g.hostWrite(asked, "CONNECT 7\n")
-	g.exchange(guestPacket(1001, 53, vsockReset, ""))
+	g.exchange(guestPacket(1001, 53, opReset, ""))
 	if len(g.v.fds) != 4 {
 		t.Fatalf("the device has %d sockets; want 4", len(g.v.fds))
 	}
@@ -288,7 +290,7 @@ func TestVsockReset(t *testing.T) {
 	defer unix.Close(waits)
 	g.hostWrite(waits, "CONNECT 8\n")
 	g.start(0, 4096)
-	g.want("after Reset", g.exchange(), hostPacket(8, vsockPorts+2, vsockRequest, 0, ""))
+	g.want("after Reset", g.exchange(), hostPacket(8, firstPort+2, opRequest, 0, ""))
 	fd := g.open(1000, 52)
 	defer unix.Close(fd)
 	g.v.Close()

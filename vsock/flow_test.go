@@ -1,4 +1,4 @@
-package virtio
+package vsock
 
 import (
 	"bytes"
@@ -6,30 +6,31 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/uvm-monitor/uvm/memory"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/internal/virtiotest"
 )
 
 // kicker knows whether a driver would notify the device (section 2.7.10).
 type kicker struct {
-	d    *driver
+	d    *virtiotest.Driver
 	last uint16
 	idx  bool
 }
 
 func (k *kicker) kick() bool {
 	old := k.last
-	k.last = k.d.avail
+	k.last = k.d.Avail
 	if k.idx {
-		event := memory.Load16(k.d.q.used[4+usedElemSize*int(k.d.size):])
-		return k.last-event-1 < k.last-old
+		return k.d.KickNeeded(old)
 	}
 	return k.last != old
 }
 
 // flow is one connection with bytes in both directions, each with its own pace.
 type flow struct {
-	g           *vsockGuest
+	g           *guest
 	rng         *rand.Rand
 	fd          int
 	guest, host uint32
@@ -60,33 +61,33 @@ func (f *flow) guestStep() (progress bool) {
 		progress = true
 		f.credit = p.alloc - (f.sent - p.fwd)
 		switch p.op {
-		case vsockRW:
+		case opRW:
 			f.guestGot = append(f.guestGot, p.data...)
 			if uint32(len(f.guestGot))-before > f.alloc {
 				g.t.Fatalf("the device sends %d bytes on a credit of %d", uint32(len(f.guestGot))-before, f.alloc)
 			}
-		case vsockShutdown:
-			f.guestEnd = f.guestEnd || p.flags&vsockNoSend != 0
-		case vsockReset:
+		case opShutdown:
+			f.guestEnd = f.guestEnd || p.flags&noSend != 0
+		case opReset:
 			g.t.Fatalf("the device resets port %d", p.dstPort)
 		}
 	}
 	g.got = rest
 	if held := uint32(len(f.guestGot)) - f.guestFwd; held > 0 && len(g.txFree) > 4 && f.rng.IntN(4) == 0 {
 		f.guestFwd += 1 + f.rng.Uint32N(held) // the guest's program reads
-		g.offer(header(vsockCreditUpdate, nil, 0))
+		g.offer(header(opCreditUpdate, nil, 0))
 		progress = true
 	}
 	for len(g.txFree) > 4 && f.credit > 0 && len(f.toHost) > 0 {
-		n := min(1+f.rng.IntN(txSize-vsockHeader), int(f.credit), len(f.toHost))
-		b := header(vsockRW, f.toHost[:n], 0)
+		n := min(1+f.rng.IntN(txSize-headerSize), int(f.credit), len(f.toHost))
+		b := header(opRW, f.toHost[:n], 0)
 		g.offer(b, [][]int{nil, {44}, {1 + f.rng.IntN(40)}, {7, 20, min(50, len(b)-1)}}[f.rng.IntN(4)]...)
 		f.toHost, f.sent, f.credit = f.toHost[n:], f.sent+uint32(n), f.credit-uint32(n)
 		progress = true
 	}
 	if len(f.toHost) == 0 && !f.guestShut && len(g.txFree) > 4 {
 		f.guestShut, progress = true, true
-		g.offer(header(vsockShutdown, nil, vsockNoSend))
+		g.offer(header(opShutdown, nil, noSend))
 	}
 	return progress
 }
@@ -109,15 +110,15 @@ func (f *flow) hostStep() (progress bool) {
 	return progress
 }
 
-// TestVsockFlow sends megabytes both ways at once, over three connections, with
+// TestFlow sends megabytes both ways at once, over three connections, with
 // little credit. The device is served only when it is told to: a lost wake-up
 // is a hang.
-func TestVsockFlow(t *testing.T) {
+func TestFlow(t *testing.T) {
 	const size = 1_000_000
-	for _, features := range []uint64{0, FeatureEventIdx | FeatureIndirectDesc} {
+	for _, features := range []uint64{0, virtio.FeatureEventIdx | virtio.FeatureIndirectDesc} {
 		for i, layout := range [][]int{{4096}, {44, 4096}, {10, 30, 500}, {20, 40}} {
 			t.Run(fmt.Sprintf("features %#x, buffers %v", features, layout), func(t *testing.T) {
-				g := newVsockGuest(t, features, layout...)
+				g := newGuest(t, features, layout...)
 				rng := rand.New(rand.NewPCG(uint64(i), features))
 				random := func(n int) []byte {
 					b := make([]byte, n)
@@ -136,13 +137,13 @@ func TestVsockFlow(t *testing.T) {
 					sent, expected = append(sent, f.toHost), append(expected, f.toGuest)
 					f.fd = g.open(f.guest, f.host)
 					defer unix.Close(f.fd)
-					f.credit = vsockBuffer
-					up := guestPacket(f.guest, f.host, vsockCreditUpdate, "")
+					f.credit = bufferSize
+					up := guestPacket(f.guest, f.host, opCreditUpdate, "")
 					up.alloc = f.alloc
 					g.exchange(up)
 					flows = append(flows, f)
 				}
-				rx, tx := &kicker{d: g.rx, last: g.rx.avail, idx: features != 0}, &kicker{d: g.tx, last: g.tx.avail, idx: features != 0}
+				rx, tx := &kicker{d: g.rx, last: g.rx.Avail, idx: features != 0}, &kicker{d: g.tx, last: g.tx.Avail, idx: features != 0}
 				for done := false; !done; {
 					done = true
 					progress, held := false, len(g.got) > 0
