@@ -40,12 +40,9 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		what, failures := fmt.Sprintf("disk %q", name), new(rateLimit)
-		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
-			if n, due := failures.due(); due {
-				vm.log.Error(what+": "+op+" failed", "error", err.Error(), "count", n)
-			}
-		})); err != nil {
+		what := fmt.Sprintf("disk %q", name)
+		log := vm.failureLog(what)
+		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) { log(op+" failed", err) })); err != nil {
 			return err
 		}
 	}
@@ -86,6 +83,16 @@ func (vm *VM) attachPC() error {
 		}
 	}
 	return nil
+}
+
+// failureLog logs what goes wrong with a device, as often as rateLimit says.
+func (vm *VM) failureLog(device string) func(what string, err error) {
+	var failures rateLimit
+	return func(what string, err error) {
+		if n, due := failures.due(); due {
+			vm.log.Error(device+": "+what, "error", err.Error(), "count", n)
+		}
+	}
 }
 
 // addVirtio puts the device into the next slot. It belongs to the VM from now on,

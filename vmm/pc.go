@@ -168,7 +168,8 @@ func (vm *VM) wirePC() error {
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
+		log := vm.failureLog(s.name)
+		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, s.kick.Signal, func(err error) { log("the guest's driver broke the rules", err) })
 		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
 			return kvmError(err)
 		}

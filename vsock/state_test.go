@@ -149,7 +149,7 @@ func TestCreditUpdate(t *testing.T) {
 // share of the transport's, and another round follows.
 func TestRound(t *testing.T) {
 	g := newGuest(t, 0, 4096)
-	m := virtio.NewMMIO(g.v, g.rx.View, func() {}, func(err error) { t.Error(err) })
+	m := virtio.NewMMIO(g.v, g.rx.View, func() {}, func() {}, func(err error) { t.Error(err) })
 	virtiotest.Start(m.Write, 0, g.rx, g.tx, g.event)
 	fd := g.open(1000, 52)
 	defer unix.Close(fd)

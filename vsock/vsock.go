@@ -60,6 +60,7 @@ const (
 // the guest's buffers or credit wakes nobody up. None of them blocks, so that no
 // call is interrupted.
 type Device struct {
+	virtio.Base
 	cid                    uint64
 	path                   string
 	file                   unix.Stat_t // the socket file that we made; Ino 0 if none
@@ -112,17 +113,11 @@ func New(cid uint64, path string) (*Device, error) {
 	return v, nil
 }
 
-// Type is 19, the socket device.
-func (v *Device) Type() uint32 { return 19 }
-
-// Features is VIRTIO_VSOCK_F_STREAM.
-func (v *Device) Features() uint64 { return 1 }
-
-// Queues are rx, tx and event.
-func (v *Device) Queues() []uint16 { return []uint16{256, 256, 16} }
-
-// Config is the guest's CID.
-func (v *Device) Config() []byte { return le.AppendUint64(nil, v.cid) }
+// Info is that of a socket device with VIRTIO_VSOCK_F_STREAM, its queues rx, tx and
+// event, and the guest's CID.
+func (v *Device) Info() virtio.Info {
+	return virtio.Info{Type: 19, Features: 1, Queues: []uint16{256, 256, 16}, Config: le.AppendUint64(nil, v.cid)}
+}
 
 // Start has the device use the queues. It does nothing without rx and tx.
 func (v *Device) Start(_ uint64, q []*virtio.Queue) { v.rx, v.tx, v.event = q[0], q[1], q[2] }

@@ -84,8 +84,8 @@ func TestFile(t *testing.T) {
 
 func TestDevice(t *testing.T) {
 	g := newGuest(t, 0, 4096)
-	if g.v.Type() != 19 || g.v.Features() != 1 || len(g.v.Queues()) != 3 || string(g.v.Config()) != "\x03\x00\x00\x00\x00\x00\x00\x00" {
-		t.Errorf("type %d, features %#x, queues %v, config % x; want 19, 1, three and CID 3", g.v.Type(), g.v.Features(), g.v.Queues(), g.v.Config())
+	if i := g.v.Info(); i.Type != 19 || i.Features != 1 || len(i.Queues) != 3 || string(i.Config) != "\x03\x00\x00\x00\x00\x00\x00\x00" {
+		t.Errorf("Info() = %+v; want type 19, features 1, three queues and CID 3", i)
 	}
 	g.v.Reset()
 	for _, q := range [][]*virtio.Queue{{nil, nil, nil}, {g.queues[0], nil, nil}, {nil, g.queues[1], nil}} {
@@ -159,12 +159,12 @@ func TestBehindTransport(t *testing.T) {
 	g := newGuest(t, 0, 200)
 	g.v.Reset()
 	var irqs atomic.Int32
-	m := virtio.NewMMIO(g.v, g.rx.View, func() { irqs.Add(1) }, func(err error) { t.Error(err) })
 	kick, err1 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	stop, err2 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
+	m := virtio.NewMMIO(g.v, g.rx.View, func() { irqs.Add(1) }, func() { unix.Write(kick, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }, func(err error) { t.Error(err) })
 	done := make(chan bool)
 	go func() { m.Work(kick, stop); close(done) }()
 	g.offer(guestPacket(1000, 9, opRequest, "").bytes())

@@ -85,7 +85,7 @@ var lies = []struct {
 	lie  func(d *driver)
 	want string
 }{
-	{"index far ahead", func(d *driver) { d.Avail += 8; d.Offer(0) }, "available index is 9 ahead, in a queue of 8"},
+	{"index far ahead", func(d *driver) { d.Avail += 8; d.Offer(0) }, "available index is 9 ahead, in a queue of 8 with 0 chains in flight"},
 	{"index behind", func(d *driver) { d.Avail -= 2; d.Offer(0) }, "available index is 65535 ahead"},
 	{"head outside", func(d *driver) { d.Offer(8) }, "descriptor 8 of a table of 8"},
 	{"head far outside", func(d *driver) { d.Offer(1<<16 - 1) }, "descriptor 65535 of a table of 8"},
@@ -213,7 +213,7 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
-// TestLog: a guest that lies for ever gets a line for the 1st, 2nd, 4th … time.
+// TestLog: each lie is told; how many are logged is the monitor's matter.
 func TestLog(t *testing.T) {
 	g := newGuest(t, newEcho())
 	for range 100 {
@@ -221,8 +221,8 @@ func TestLog(t *testing.T) {
 		g.serve()
 		g.check("lie", regStatus, statusRunning|statusNeedsReset)
 	}
-	if len(g.errs) != 7 { // 1, 2, 4, 8, 16, 32, 64
-		t.Errorf("100 lies give %d lines; want 7", len(g.errs))
+	if len(g.errs) != 100 {
+		t.Errorf("100 lies give %d errors; want 100", len(g.errs))
 	}
 }
 

@@ -33,6 +33,7 @@ const (
 
 // Blk is a block device (section 5.2) with one queue, on a Disk.
 type Blk struct {
+	Base
 	disk     devices.Disk
 	log      func(op string, errno devices.Errno)
 	features uint64
@@ -61,17 +62,10 @@ func NewBlk(disk devices.Disk, readOnly bool, serial string, log func(op string,
 	return b
 }
 
-// Type is 2, the block device.
-func (b *Blk) Type() uint32 { return 2 }
-
-// Features are what every disk has, and whether it is read-only.
-func (b *Blk) Features() uint64 { return b.features }
-
-// Queues is requestq.
-func (b *Blk) Queues() []uint16 { return []uint16{blkQueueSize} }
-
-// Config has the capacity.
-func (b *Blk) Config() []byte { return b.config[:] }
+// Info is that of a block device with one requestq.
+func (b *Blk) Info() Info {
+	return Info{Type: 2, Features: b.features, Queues: []uint16{blkQueueSize}, Config: b.config[:]}
+}
 
 // Start begins. A driver that did not take the offer of FLUSH has no way to ask for
 // its writes to be safe, so each one has to be before it completes (section 5.2.6.2).
@@ -82,7 +76,7 @@ func (b *Blk) Start(features uint64, q []*Queue) {
 // Serve carries out requests, one after the other: what a flush has to cover is
 // complete when it begins.
 func (b *Blk) Serve() error {
-	for b.q != nil {
+	for {
 		ok, err := b.q.Pop(&b.c)
 		if !ok || err != nil {
 			return err
@@ -101,14 +95,12 @@ func (b *Blk) Serve() error {
 		*end = (*end)[:last]
 		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), b.c.Out.Skip(uint64(len(header))), in)
 		if status == blkMore {
-			b.q.Unpop()
-			b.q.more = true
+			b.q.Again() // after LoadState it is done again from its start
 			return nil
 		}
 		*result, b.done = status, 0
 		b.q.Push(b.c.Head, uint32(min(written+1, math.MaxUint32)))
 	}
-	return nil
 }
 
 // request returns the status and how much of in is written.
@@ -169,23 +161,8 @@ func (b *Blk) result(op string, errno devices.Errno) byte {
 	return blkIOErr
 }
 
-// PollFD is none.
-func (b *Blk) PollFD() int { return -1 }
-
 // Reset forgets the driver.
 func (b *Blk) Reset() { b.q, b.c, b.writeThrough, b.done = nil, Chain{}, false, 0 }
 
 // Close closes the disk.
 func (b *Blk) Close() error { return b.disk.Close() }
-
-// SaveState is the capacity, 8 bytes, which the guest relies on. A request that is
-// half done is done again from its start.
-func (b *Blk) SaveState() ([]byte, error) { return le.AppendUint64(nil, b.capacity), nil }
-
-// LoadState accepts what a disk of the same size returned.
-func (b *Blk) LoadState(state []byte) error {
-	if string(state) != string(b.config[:8]) {
-		return fmt.Errorf("blk: saved state % x is not that of a disk of %d sectors", state, b.capacity)
-	}
-	return nil
-}

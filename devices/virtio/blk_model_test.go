@@ -91,22 +91,6 @@ func TestBlkLong(t *testing.T) {
 	}
 }
 
-func TestBlkState(t *testing.T) {
-	b := NewBlk(newFakeDisk(t, 4096), false, "", nil)
-	state, err := b.SaveState()
-	if err != nil || !bytes.Equal(state, []byte{8, 0, 0, 0, 0, 0, 0, 0}) {
-		t.Errorf("SaveState() = % x, %v; want 8 sectors in 8 bytes", state, err)
-	}
-	if err := NewBlk(newFakeDisk(t, 4096), true, "other", nil).LoadState(state); err != nil {
-		t.Errorf("LoadState of a disk of the same size = %v; want nil", err)
-	}
-	for _, bad := range [][]byte{nil, state[:7], append(state, 0), {7, 0, 0, 0, 0, 0, 0, 0}, {8, 0, 0, 0, 0, 0, 0, 1}} {
-		if err := b.LoadState(bad); err == nil {
-			t.Errorf("LoadState(% x) = nil; want an error", bad)
-		}
-	}
-}
-
 func TestBlkAllocs(t *testing.T) {
 	r := newBlkRig(t, newFakeDisk(t, 4096), false, 0)
 	r.disk.calls = nil

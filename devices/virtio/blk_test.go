@@ -22,12 +22,12 @@ func TestBlkConfig(t *testing.T) {
 	copy(want, "\x0a")
 	copy(want[12:], "\xfe")
 	copy(want[20:], "\x00\x02")
-	if !bytes.Equal(b.Config(), want) || b.Type() != 2 || !slices.Equal(b.Queues(), []uint16{256}) || b.PollFD() != -1 {
-		t.Errorf("Config() = % x, Type() = %d, Queues() = %d, PollFD() = %d; want % x, 2, [256], -1", b.Config(), b.Type(), b.Queues(), b.PollFD(), want)
+	if i := b.Info(); !bytes.Equal(i.Config, want) || i.Type != 2 || !slices.Equal(i.Queues, []uint16{256}) || b.PollFD() != -1 {
+		t.Errorf("Info() = %+v, PollFD() = %d; want configuration % x, type 2, queues [256], -1", i, b.PollFD(), want)
 	}
 	for ro, want := range map[bool]uint64{false: 1<<2 | 1<<6 | 1<<9, true: 1<<2 | 1<<5 | 1<<6 | 1<<9} {
-		if got := NewBlk(disk, ro, "", nil).Features(); got != want {
-			t.Errorf("Features() with readOnly %v = %#x; want %#x", ro, got, want)
+		if got := NewBlk(disk, ro, "", nil).Info().Features; got != want {
+			t.Errorf("features with readOnly %v = %#x; want %#x", ro, got, want)
 		}
 	}
 	if err := b.Close(); err != nil || !disk.closed {
@@ -270,7 +270,7 @@ func TestBlkOnFile(t *testing.T) {
 	}
 	b := NewBlk(disk, false, "file", func(op string, e devices.Errno) { t.Errorf("%s: %v", op, e) })
 	g := newGuest(t, b)
-	d := g.start(b.Features())[0]
+	d := g.start(b.Info().Features)[0]
 	want := bytes.Repeat([]byte("sector. "), 64)
 	_, w := d.Add([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1)
 	_, f := d.Add([][]byte{blkHeader(blkSync, 0)}, 1)

@@ -104,8 +104,8 @@ func FuzzQueue(f *testing.F) {
 		var c Chain
 		for range 100 { // a chain may write to the ring and make itself available again
 			avail := le.Uint16(host[fuzzAvail+2:])
-			waiting := avail - q.next
-			head := le.Uint16(host[fuzzAvail+4+2*int(q.next%uint16(size)):])
+			waiting := avail - q.Next
+			head := le.Uint16(host[fuzzAvail+4+2*int(q.Next%uint16(size)):])
 			want, valid := readChain(host, view, size, head, features&FeatureIndirectDesc != 0)
 			ok, err := q.Pop(&c)
 			if waiting == 0 || int(waiting) > size || !valid {

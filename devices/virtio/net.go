@@ -32,6 +32,7 @@ var (
 // Net is a network device (section 5.1) with one pair of queues, on a NIC. A
 // frame that cannot be passed on is dropped and counted, as by any network card.
 type Net struct {
+	Base
 	nic      devices.NIC
 	features uint64
 	config   [12]byte // struct virtio_net_config up to mtu
@@ -62,17 +63,11 @@ func NewNet(nic devices.NIC, mac [6]byte, mtu int) *Net {
 // failed reads of the NIC included. Any goroutine may ask.
 func (n *Net) Dropped() (rx, tx uint64) { return n.rxDropped.Load(), n.txDropped.Load() }
 
-// Type is 1, the network card.
-func (n *Net) Type() uint32 { return 1 }
-
-// Features are the address and the link's state, and the MTU where one was given.
-func (n *Net) Features() uint64 { return n.features }
-
-// Queues are receiveq1 and transmitq1.
-func (n *Net) Queues() []uint16 { return []uint16{netQueueSize, netQueueSize} }
-
-// Config has address, status and MTU.
-func (n *Net) Config() []byte { return n.config[:] }
+// Info is that of a network card with receiveq1 and transmitq1. The configuration
+// space has address, status and MTU.
+func (n *Net) Info() Info {
+	return Info{Type: 1, Features: n.features, Queues: []uint16{netQueueSize, netQueueSize}, Config: n.config[:]}
+}
 
 // Start begins.
 func (n *Net) Start(_ uint64, q []*Queue) { n.rx, n.tx = q[0], q[1] }
@@ -86,7 +81,7 @@ func (n *Net) Serve() error {
 }
 
 func (n *Net) send() error {
-	for n.tx != nil {
+	for {
 		ok, err := n.tx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
@@ -102,12 +97,11 @@ func (n *Net) send() error {
 		}
 		n.tx.Push(n.c.Head, 0)
 	}
-	return nil
 }
 
 func (n *Net) receive() error {
 	n.ready = false
-	for n.rx != nil {
+	for {
 		ok, err := n.rx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
@@ -137,7 +131,6 @@ func (n *Net) receive() error {
 			return nil
 		}
 	}
-	return nil
 }
 
 // PollFD is the NIC's while a frame can be taken.
@@ -153,14 +146,3 @@ func (n *Net) Reset() { n.rx, n.tx, n.c, n.bufs, n.ready = nil, nil, Chain{}, ni
 
 // Close closes the NIC.
 func (n *Net) Close() error { return n.nic.Close() }
-
-// SaveState is the configuration space, 12 bytes, which the guest has read.
-func (n *Net) SaveState() ([]byte, error) { return append([]byte(nil), n.config[:]...), nil }
-
-// LoadState accepts what a device with the same address and MTU returned.
-func (n *Net) LoadState(state []byte) error {
-	if string(state) != string(n.config[:]) {
-		return fmt.Errorf("net: saved state % x is not that of a device with configuration % x", state, n.config)
-	}
-	return nil
-}

@@ -55,32 +55,6 @@ func (n *floodNIC) WriteFrame([][]byte) devices.Errno {
 	return 0
 }
 
-func TestNetState(t *testing.T) {
-	n := NewNet(&fakeNIC{}, testMAC, 1500)
-	state, err := n.SaveState()
-	if err != nil || !bytes.Equal(state, n.Config()) {
-		t.Errorf("SaveState() = % x, %v; want the configuration space", state, err)
-	}
-	state[0]++
-	if n.Config()[0] != testMAC[0] {
-		t.Error("SaveState returned the device's own memory")
-	}
-	state[0]--
-	if err := NewNet(&fakeNIC{hdr: 12}, testMAC, 1500).LoadState(state); err != nil {
-		t.Errorf("LoadState = %v; want nil", err)
-	}
-	for _, other := range []*Net{NewNet(&fakeNIC{}, testMAC, 1400), NewNet(&fakeNIC{}, [6]byte{2}, 1500), NewNet(&fakeNIC{}, testMAC, 0)} {
-		if err := other.LoadState(state); err == nil {
-			t.Errorf("LoadState of another device's state into one with configuration % x = nil; want an error", other.Config())
-		}
-	}
-	for _, bad := range [][]byte{nil, state[:11], append(state, 0)} {
-		if err := n.LoadState(bad); err == nil {
-			t.Errorf("LoadState(% x) = nil; want an error", bad)
-		}
-	}
-}
-
 // quietNIC is one whose own work allocates nothing.
 type quietNIC struct{ fakeNIC }
 

@@ -17,13 +17,13 @@ func TestNetConfig(t *testing.T) {
 	for mtu, want := range map[int]uint64{0: 1<<5 | 1<<16, 9000: 1<<3 | 1<<5 | 1<<16} {
 		n := NewNet(nic, testMAC, mtu)
 		config := []byte{2, 0, 0, 1, 2, 3, 1, 0, 0, 0, byte(mtu & 0xff), byte(mtu >> 8)}
-		if got := n.Features(); got != want || !bytes.Equal(n.Config(), config) {
-			t.Errorf("MTU %d: Features() = %#x, Config() = % x; want %#x, % x", mtu, got, n.Config(), want, config)
+		if got := n.Info(); got.Features != want || !bytes.Equal(got.Config, config) {
+			t.Errorf("MTU %d: Info() = %+v; want features %#x, configuration % x", mtu, got, want, config)
 		}
 	}
 	n := NewNet(nic, testMAC, 0)
-	if n.Type() != 1 || !slices.Equal(n.Queues(), []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
-		t.Errorf("Type() = %d, Queues() = %d, PollFD() = %d; want 1, [256 256], -1, and Serve to do nothing", n.Type(), n.Queues(), n.PollFD())
+	if i := n.Info(); i.Type != 1 || !slices.Equal(i.Queues, []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
+		t.Errorf("Info() = %+v, PollFD() = %d; want type 1, queues [256 256], -1, and Serve to do nothing", i, n.PollFD())
 	}
 	if err := n.Close(); err != nil || !nic.closed {
 		t.Errorf("Close() = %v, and the NIC is closed: %v; want nil, true", err, nic.closed)

@@ -61,10 +61,15 @@ func TestUnpop(t *testing.T) {
 
 // TestNoInterrupt: without event indices the driver has a flag.
 func TestNoInterrupt(t *testing.T) {
-	d := newDriver(t, 4, 0)
+	d := newDriver(t, 8, 0)
 	for _, flag := range []uint16{0, 1, 0, 1, 2} {
 		memory.Store16(d.q.avail, flag)
-		d.q.Push(0, 0)
+		d.Add(nil, 1)
+		var c Chain
+		if ok, err := d.q.Pop(&c); !ok || err != nil {
+			t.Fatalf("Pop = %v, %v", ok, err)
+		}
+		d.q.Push(c.Head, 0)
 		if got := d.q.interrupt(); got != (flag != 1) {
 			t.Errorf("interrupt() with flags %d = %v; want %v", flag, got, flag != 1)
 		}
