@@ -61,9 +61,9 @@ type Device interface {
 	// asked after each Serve. One that only hangs up (POLLHUP, POLLERR) is served
 	// once more and then left alone.
 	PollFD() int
-	// Drain waits for the chains that are in flight and pushes them: the guest's
-	// memory is about to be saved, or its driver takes a queue back. It takes no
-	// further ones.
+	// Drain waits for the chains that are in flight, if any, and pushes them: the
+	// guest's memory is about to be saved, its driver takes a queue back, or has
+	// broken the rules and is not served any more. It takes no further ones.
 	Drain()
 	// Reset forgets the driver: the state after the constructor. When it returns,
 	// nothing on the host touches the guest's memory any more.

@@ -126,8 +126,8 @@ func TestInFlightBound(t *testing.T) {
 			d.Offer(7)
 		}
 		g.serve()
-		if len(dev.chains) != int(in) || len(g.errs) != 1 {
-			t.Errorf("%d chains in flight and %d more: %d taken, errors %v; want none and one", in, 9-in, len(dev.chains)-int(in), g.errs)
+		if got := heads(d); len(got) != int(in) || len(dev.chains) != 0 || len(g.errs) != 1 {
+			t.Errorf("%d chains in flight and %d more: %v done, errors %v; want those in flight and one", in, 9-in, got, g.errs)
 		}
 	}
 }

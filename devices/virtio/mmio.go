@@ -253,6 +253,7 @@ func (m *MMIO) build(r *registers) ([]*Queue, error) {
 // fail ends the service of a driver that broke the rules, until it resets the
 // device (section 2.1.2).
 func (m *MMIO) fail(err error) {
+	m.dev.Drain()
 	m.reg.Status |= statusNeedsReset
 	m.q = nil
 	m.log(err)

@@ -52,16 +52,11 @@ type Chain struct {
 	In   Buffers // writable by the device, never empty slices
 }
 
-// Descriptor flags (section 2.7.5).
+// Descriptor flags (section 2.7.5), and the sizes in bytes of a descriptor and of an
+// element of the used ring.
 const (
-	descNext     = 1
-	descWrite    = 2
-	descIndirect = 4
-)
-
-const (
-	descSize     = 16
-	usedElemSize = 8
+	descNext, descWrite, descIndirect = 1, 2, 4
+	descSize, usedElemSize            = 16, 8
 )
 
 // MaxQueueSize is the largest number of descriptors that a queue may have here.
