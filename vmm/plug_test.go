@@ -13,9 +13,17 @@ import (
 type plugged struct {
 	virtio.RNG
 	made, closed int
+	memory       []byte
 }
 
-func (p *plugged) Close() error { p.closed++; return nil }
+// Close still finds the guest's memory, on which a device may have the host work.
+func (p *plugged) Close() error {
+	p.closed++
+	if len(p.memory) > 0 {
+		p.memory[0]++
+	}
+	return nil
+}
 
 func (p *plugged) device() VirtioDevice {
 	return VirtioDevice{"plugged", func() (virtio.Device, error) { p.made++; return p, nil }}
@@ -53,6 +61,7 @@ func TestPlug(t *testing.T) {
 			if p.made != 1 || p.closed != 0 || vm.pc.virtio[0].dev != virtio.Device(p) {
 				t.Errorf("%s: made %d times, closed %d times; want 1, 0 and the first device", c.name, p.made, p.closed)
 			}
+			p.memory = vm.mem.Host()
 			err = vm.Close()
 		}
 		if p.made != c.made || p.closed != c.closed {

@@ -250,12 +250,12 @@ func (vm *VM) release() error {
 	}
 	shut(vm.kvm, vm.kvm != nil)
 	shut(vm.sys, vm.sys != nil)
-	shut(vm.mem, vm.mem != nil)
-	shut(vm.tables, vm.tables != nil)
-	for i := len(vm.closers) - 1; i >= 0; i-- {
+	for i := len(vm.closers) - 1; i >= 0; i-- { // before the memory that they may work on
 		shut(vm.closers[i], true)
 	}
 	vm.closers = nil
+	shut(vm.mem, vm.mem != nil)
+	shut(vm.tables, vm.tables != nil)
 	shut(vm.wake, vm.wake != nil)
 	return errors.Join(errs...)
 }

@@ -176,7 +176,7 @@ func TestBehindTransport(t *testing.T) {
 	g.want("REQUEST to nobody", g.take(), hostPacket(1000, 9, opReset, 0, ""))
 	unix.Close(kick)
 	unix.Close(stop)
-	if err := m.Close(); err != nil {
+	if err := g.v.Close(); err != nil {
 		t.Errorf("Close() = %v", err)
 	}
 	if _, err := os.Stat(g.path); !errors.Is(err, os.ErrNotExist) {

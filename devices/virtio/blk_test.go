@@ -283,7 +283,7 @@ func TestBlkOnFile(t *testing.T) {
 	if n := g.irqs.Load(); n == 0 {
 		t.Error("no interrupt")
 	}
-	if err := g.m.Close(); err != nil {
+	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got[2047*512:], want) {

@@ -68,7 +68,8 @@ type Device interface {
 	// Reset forgets the driver: the state after the constructor. When it returns,
 	// nothing on the host touches the guest's memory any more.
 	Reset()
-	// Close gives the host's resources back. It follows a Reset.
+	// Close gives the host's resources back, after Work has returned. It too leaves
+	// nothing that touches the guest's memory, which goes next.
 	Close() error
 }
 

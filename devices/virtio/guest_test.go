@@ -147,7 +147,6 @@ type echo struct {
 	fd     int
 	config []byte
 	served atomic.Int32
-	closed bool
 }
 
 func newEcho() *echo {
@@ -161,7 +160,7 @@ func (d *echo) Drain()                     {}
 func (d *echo) Start(_ uint64, q []*Queue) { d.q = q }
 func (d *echo) PollFD() int                { return d.fd }
 func (d *echo) Reset()                     { d.q, d.count = nil, 0 }
-func (d *echo) Close() error               { d.closed = true; return nil }
+func (d *echo) Close() error               { return nil }
 func (d *echo) SaveState() ([]byte, error) { return []byte{d.count}, nil }
 func (d *echo) LoadState(state []byte) error {
 	if len(state) != 1 {

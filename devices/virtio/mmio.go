@@ -194,7 +194,9 @@ func (m *MMIO) Write(off uint64, b []byte) {
 // setStatus follows section 3.1: 0 is a reset, and otherwise bits are only added.
 func (m *MMIO) setStatus(v uint32) {
 	if v == 0 {
-		m.reset()
+		m.dev.Reset() // first: the registers tell the driver when its memory is its own
+		m.reg, m.q = m.fresh(), nil
+		m.isr.Store(0)
 		return
 	}
 	r := &m.reg
@@ -214,13 +216,6 @@ func (m *MMIO) setStatus(v uint32) {
 	m.q = q
 	m.dev.Start(r.Features, q)
 	m.wake() // for buffers that were there before the device was
-}
-
-// reset takes the guest's memory from the device.
-func (m *MMIO) reset() {
-	m.dev.Reset()
-	m.reg, m.q = m.fresh(), nil
-	m.isr.Store(0)
 }
 
 func (m *MMIO) acceptable(features uint64) bool {

@@ -296,16 +296,3 @@ func TestNotifyEarly(t *testing.T) {
 		t.Errorf("used element after DRIVER_OK = %d, %v; want 1 byte", n, ok)
 	}
 }
-
-func TestClose(t *testing.T) {
-	dev := newEcho()
-	g := newGuest(t, dev)
-	g.start(0)
-	if err := g.m.Close(); err != nil || !dev.closed {
-		t.Errorf("Close() = %v, device closed %v; want nil, true", err, dev.closed)
-	}
-	g.serve()
-	if dev.served.Load() != 0 {
-		t.Error("a closed device is served")
-	}
-}

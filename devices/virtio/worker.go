@@ -63,11 +63,3 @@ func (m *MMIO) Work(kick, stop int) {
 		}
 	}
 }
-
-// Close gives the device's host resources back, after Work has returned.
-func (m *MMIO) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.reset()
-	return m.dev.Close()
-}
