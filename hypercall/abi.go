@@ -32,23 +32,9 @@ const (
 )
 
 func (c Call) String() string {
-	switch c {
-	case Walltime:
-		return "WALLTIME"
-	case Puts:
-		return "PUTS"
-	case Poll:
-		return "POLL"
-	case BlockWrite:
-		return "BLOCK_WRITE"
-	case BlockRead:
-		return "BLOCK_READ"
-	case NetWrite:
-		return "NET_WRITE"
-	case NetRead:
-		return "NET_READ"
-	case HaltCall:
-		return "HALT"
+	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT"}
+	if c < numCalls {
+		return names[c]
 	}
 	return fmt.Sprintf("hypercall %d", uint8(c))
 }

@@ -2,7 +2,6 @@ package hypercall
 
 import (
 	"errors"
-	"fmt"
 	"syscall"
 	"time"
 
@@ -12,10 +11,10 @@ import (
 )
 
 // walltime stores CLOCK_REALTIME in ns.
-func (t *Table) walltime(gpa memory.Addr) error {
+func (t *Table) walltime(c Call, gpa memory.Addr) error {
 	out, err := t.View.Writable(gpa, walltimeSize)
 	if err != nil {
-		return pointerError(Walltime, "argument", err)
+		return pointerError(c, "argument", err)
 	}
 	le.PutUint64(out, uint64(time.Now().UnixNano()))
 	return nil
@@ -24,14 +23,14 @@ func (t *Table) walltime(gpa memory.Addr) error {
 // puts writes to the console. The call has no result, so a failure is for the
 // monitor's log, but for a reader that went away: nobody will ever see what
 // this guest has to say, and it ends as a process would by SIGPIPE.
-func (t *Table) puts(gpa memory.Addr) error {
+func (t *Table) puts(c Call, gpa memory.Addr) error {
 	var arg [putsSize]byte
-	if _, err := t.argument(Puts, gpa, arg[:], false); err != nil {
+	if _, err := t.argument(c, gpa, arg[:], false); err != nil {
 		return err
 	}
-	data, err := t.View.Readable(memory.Addr(le.Uint64(arg[0:])), le.Uint64(arg[8:]))
+	data, err := t.buffer(c, le.Uint64(arg[0:]), le.Uint64(arg[8:]))
 	if err != nil {
-		return pointerError(Puts, "buffer", err)
+		return err
 	}
 	if _, err := t.Console.Write(data); err != nil {
 		if errors.Is(err, syscall.EPIPE) {
@@ -56,9 +55,9 @@ func (e *ConsoleError) Unwrap() error { return e.Err }
 // poll waits until a NIC has a frame or the timeout is over. It is level-
 // triggered. A wake-up for the monitor's own sake looks to the guest like an
 // early time-out without events.
-func (t *Table) poll(gpa memory.Addr) error {
+func (t *Table) poll(c Call, gpa memory.Addr) error {
 	var arg [pollSize]byte
-	live, err := t.argument(Poll, gpa, arg[:], true)
+	live, err := t.argument(c, gpa, arg[:], true)
 	if err != nil {
 		return err
 	}
@@ -94,16 +93,16 @@ func (t *Table) wait(timeout uint64) (ready uint64, n uint32) {
 }
 
 // halt ends the guest.
-func (t *Table) halt(gpa memory.Addr) error {
+func (t *Table) halt(c Call, gpa memory.Addr) error {
 	var arg [haltSize]byte
-	if _, err := t.argument(HaltCall, gpa, arg[:], false); err != nil {
+	if _, err := t.argument(c, gpa, arg[:], false); err != nil {
 		return err
 	}
 	h := &Halt{Status: int32(le.Uint32(arg[8:]))}
 	if cookie := le.Uint64(arg[0:]); cookie != 0 {
 		b, err := t.View.Readable(memory.Addr(cookie), cookieSize)
 		if err != nil {
-			return pointerError(HaltCall, "cookie", err)
+			return pointerError(c, "cookie", err)
 		}
 		h.Frame = &TrapFrame{
 			CR2: le.Uint64(b), ErrorCode: le.Uint64(b[8:]), RIP: le.Uint64(b[16:]), CS: le.Uint64(b[24:]),
@@ -111,8 +110,4 @@ func (t *Table) halt(gpa memory.Addr) error {
 		}
 	}
 	return h
-}
-
-func errState(n int) error {
-	return fmt.Errorf("hypercalls: saved state has %d bytes, need 0", n)
 }

@@ -1,6 +1,7 @@
 package hypercall
 
 import (
+	"fmt"
 	"io"
 	"syscall"
 
@@ -33,7 +34,7 @@ type Config struct {
 // to LastPort.
 type Table struct {
 	Config
-	calls [numCalls]func(*Table, memory.Addr) error // nil: no such call here
+	calls [numCalls]func(*Table, Call, memory.Addr) error // nil: no such call here
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
@@ -47,16 +48,13 @@ type Table struct {
 // and net calls exist only if there is such a device.
 func New(c Config) *Table {
 	t := &Table{Config: c}
-	t.calls[Walltime] = (*Table).walltime
-	t.calls[Puts] = (*Table).puts
-	t.calls[Poll] = (*Table).poll
-	t.calls[HaltCall] = (*Table).halt
+	t.calls[Walltime], t.calls[Puts], t.calls[Poll], t.calls[HaltCall] = (*Table).walltime, (*Table).puts, (*Table).poll, (*Table).halt
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
-			t.calls[BlockWrite], t.calls[BlockRead] = (*Table).blockWrite, (*Table).blockRead
+			t.calls[BlockWrite], t.calls[BlockRead] = (*Table).block, (*Table).block
 		}
 		if c.NICs[h] != nil {
-			t.calls[NetWrite], t.calls[NetRead] = (*Table).netWrite, (*Table).netRead
+			t.calls[NetWrite], t.calls[NetRead] = (*Table).net, (*Table).net
 			t.addPoll(c.NICs[h].PollFD(), uint8(h))
 		}
 	}
@@ -71,18 +69,14 @@ func (t *Table) addPoll(fd int, handle uint8) {
 
 // PortOut is one hypercall. The error is a *Halt when the guest ends itself.
 func (t *Table) PortOut(port uint16, size int, data []byte) error {
-	if size != 4 || len(data) != 4 {
+	n := port - PortBase
+	if size != 4 || len(data) != 4 || n >= numCalls {
 		return devices.NewPortError(port, size, data, true)
 	}
-	n := port - PortBase
-	if n >= numCalls {
-		return devices.NewPortError(port, size, data, true) // not a port of this device
+	if call := t.calls[n]; call != nil {
+		return call(t, Call(n), memory.Addr(le.Uint32(data)))
 	}
-	call := t.calls[n]
-	if call == nil {
-		return &InvalidCallError{Call(n)}
-	}
-	return call(t, memory.Addr(le.Uint32(data)))
+	return &InvalidCallError{Call(n)}
 }
 
 // PortIn is refused: nothing can be read from a hypercall port.
@@ -97,7 +91,7 @@ func (t *Table) SaveState() ([]byte, error) { return nil, nil }
 // LoadState accepts what SaveState returns.
 func (t *Table) LoadState(state []byte) error {
 	if len(state) != 0 {
-		return errState(len(state))
+		return fmt.Errorf("hypercalls: saved state has %d bytes, need 0", len(state))
 	}
 	return nil
 }
@@ -115,6 +109,19 @@ func (t *Table) argument(c Call, gpa memory.Addr, buf []byte, result bool) ([]by
 	}
 	copy(buf, live)
 	return live, nil
+}
+
+// buffer returns the n bytes at ptr, for the guest to read into or to write from.
+func (t *Table) buffer(c Call, ptr, n uint64) ([]byte, error) {
+	access := t.View.Readable
+	if c == BlockRead || c == NetRead {
+		access = t.View.Writable
+	}
+	b, err := access(memory.Addr(ptr), n)
+	if err != nil {
+		return nil, pointerError(c, "buffer", err)
+	}
+	return b, nil
 }
 
 func pointerError(c Call, what string, err error) error {
