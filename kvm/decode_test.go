@@ -11,6 +11,9 @@ import (
 
 var le = binary.LittleEndian
 
+// exitOffset is where the union of struct kvm_run starts.
+const exitOffset = 32
+
 // forged is a vCPU whose kvm_run says what the test wants; it cannot run.
 func forged(reason ExitReason, union ...any) *VCPU {
 	mem := make([]byte, 8192)

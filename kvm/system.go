@@ -26,8 +26,8 @@ func Open(path string) (*System, error) {
 		err = fmt.Errorf("%s: KVM API version is %d, need %d", path, v, apiVersion)
 	} else if n, errno := ioctl(fd, ioGetVCPUMmapSize, 0); errno != 0 {
 		err = opError("KVM_GET_VCPU_MMAP_SIZE", errno)
-	} else if n < minRunSize {
-		err = fmt.Errorf("%s: KVM_GET_VCPU_MMAP_SIZE is %d bytes, need %d", path, n, minRunSize)
+	} else if n < runSize {
+		err = fmt.Errorf("%s: KVM_GET_VCPU_MMAP_SIZE is %d bytes, need %d", path, n, runSize)
 	} else {
 		s.mmapSize = int(n)
 		return s, nil
@@ -49,12 +49,8 @@ func (s *System) Check(c Cap) (int, error) {
 // SupportedCPUID returns the CPUID leaves that KVM can give to a guest
 // (section 4.46).
 func (s *System) SupportedCPUID() (*CPUID, error) {
-	c := &CPUID{}
-	c.table.nent = maxCPUID
-	if errno := ioctlPtr(s.fd, ioGetSupportedCPUID, &c.table); errno != 0 {
-		return nil, opError("KVM_GET_SUPPORTED_CPUID", errno)
-	}
-	return c, nil
+	c := &CPUID{nent: maxCPUID}
+	return c, opError("KVM_GET_SUPPORTED_CPUID", ioctlPtr(s.fd, ioGetSupportedCPUID, c))
 }
 
 // CreateVM makes an empty VM (section 4.2).
@@ -72,8 +68,5 @@ func (s *System) CreateVM() (*VM, error) {
 	return &VM{fd: int(fd), mmapSize: s.mmapSize, sync: err == nil && have&need == need}, nil
 }
 
-// CPUID is a table of CPUID leaves in the kernel's own layout.
-type CPUID struct{ table cpuidTable }
-
 // Entries is the table's used part; changes to it are changes to the table.
-func (c *CPUID) Entries() []CPUIDEntry { return c.table.entries[:c.table.nent] }
+func (c *CPUID) Entries() []CPUIDEntry { return c.entries[:c.nent] }

@@ -31,7 +31,11 @@ type VCPU struct {
 // the guest stopped. It allocates nothing.
 func (v *VCPU) Run() syscall.Errno {
 	_, errno := ioctl(v.fd, ioRun, 0)
-	v.kept = errno == 0 && v.run.dropValid()
+	v.kept = false
+	if errno == 0 {
+		page := v.run.page()
+		v.kept, page.validRegs = page.validRegs != 0, 0 // the next Run leaves none, unless SetState asks for them again
+	}
 	return errno
 }
 
@@ -57,6 +61,14 @@ func (v *VCPU) SetSregs(s *Sregs) error {
 	return opError("KVM_SET_SREGS", ioctlPtr(v.fd, ioSetSregs, s))
 }
 
+// SetAll is SetSregs and SetRegs.
+func (v *VCPU) SetAll(r *Regs, s *Sregs) error {
+	if err := v.SetSregs(s); err != nil {
+		return err
+	}
+	return v.SetRegs(r)
+}
+
 // State returns all registers as the last Run left them, for the caller to
 // change: SetState makes the changes count. They are a borrowed view, valid until
 // the next Run. Where KVM offers it, SetState costs no system call, and neither
@@ -77,18 +89,16 @@ func (v *VCPU) SetState() error {
 	if v.sync {
 		// KVM stores registers at the next exit, too, which is likely to need them
 		// again; at each exit it would cost the others too much.
-		v.run.passRegs()
+		page := v.run.page()
+		page.validRegs, page.dirtyRegs = syncRegs|syncSregs, syncRegs|syncSregs
 		return nil
 	}
-	if err := v.SetSregs(&v.state.sregs); err != nil {
-		return err
-	}
-	return v.SetRegs(&v.state.regs)
+	return v.SetAll(&v.state.regs, &v.state.sregs)
 }
 
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).
 func (v *VCPU) SetCPUID(c *CPUID) error {
-	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, &c.table))
+	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, c))
 }
 
 // SetMSR writes one model-specific register (section 4.19).
@@ -116,7 +126,7 @@ func (v *VCPU) Close() error {
 		return nil
 	}
 	v.kick.closed = true
-	err := v.run.unmap()
+	err := unix.Munmap(v.run.mem)
 	if e := unix.Close(v.fd); err == nil {
 		err = e
 	}

@@ -13,10 +13,7 @@ type VM struct {
 // (section 4.35). gpa and len(mem) are multiples of 4 KiB. mem must come from
 // mmap and stay mapped as long as the VM lives; an empty mem deletes the slot.
 func (vm *VM) SetMemory(slot uint32, gpa uint64, mem []byte) error {
-	r := userMemoryRegion{
-		slot: slot, flags: 0, guestPhysAddr: gpa,
-		memorySize: uint64(len(mem)), userspaceAddr: userAddr(mem),
-	}
+	r := userMemoryRegion{slot: slot, guestPhysAddr: gpa, memorySize: uint64(len(mem)), userspaceAddr: userAddr(mem)}
 	return opError("KVM_SET_USER_MEMORY_REGION", ioctlPtr(vm.fd, ioSetUserMemory, &r))
 }
 
@@ -59,9 +56,9 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: run.state()}
-	if !v.sync {
-		v.state = new(syncArea)
+	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: new(syncArea)}
+	if v.sync {
+		v.state = &v.run.page().sync
 	}
 	return v, nil
 }

@@ -85,14 +85,7 @@ func (m *Memory) Protect(a Addr, n uint64, p Perm) error {
 	if n == 0 {
 		return nil
 	}
-	prot := unix.PROT_NONE
-	if p&Read != 0 {
-		prot |= unix.PROT_READ
-	}
-	if p&Write != 0 {
-		prot |= unix.PROT_WRITE
-	}
-	if err := unix.Mprotect(b, prot); err != nil {
+	if err := unix.Mprotect(b, int(p)); err != nil {
 		return fmt.Errorf("protect guest memory at %v, %d bytes: mprotect: %w", a, n, err)
 	}
 	return nil
