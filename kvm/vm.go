@@ -56,9 +56,9 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: new(syncArea)}
-	if v.sync {
-		v.state = &v.run.page().sync
+	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: &run.page().sync}
+	if !v.sync {
+		v.state = new(syncArea)
 	}
 	return v, nil
 }

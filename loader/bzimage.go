@@ -27,7 +27,7 @@ func (img *Image) readBzImage(boot Kind) error {
 		return &Error{Kind: ErrOpen, Path: img.Path, Detail: "read setup header", Err: err}
 	}
 	if le.Uint16(h[0x1fe:]) != 0xaa55 || string(h[bzMagic:][:4]) != "HdrS" { // boot_flag, header
-		return img.formatError("%s, nor a Linux bzImage: kernels are Solo5 hvt unikernels, PVH or 64-bit Linux kernels in ELF, and bzImages", notELF)
+		return img.errorf(ErrFormat, "%s, nor a Linux bzImage: kernels are Solo5 hvt unikernels, PVH or 64-bit Linux kernels in ELF, and bzImages", notELF)
 	}
 	sects, size := uint64(h[bzHeader]), uint64(le.Uint32(h[0x1f4:]))*16 // setup_sects, syssize
 	if sects == 0 {
@@ -36,12 +36,12 @@ func (img *Image) readBzImage(boot Kind) error {
 	start, end := (sects+1)*512, bzMagic+int(h[bzMagic-1])
 	pref, initSize := le.Uint64(h[0x258:]), uint64(le.Uint32(h[0x260:])) // pref_address, init_size
 	align := uint64(le.Uint32(h[0x230:]))                                // kernel_alignment
-	bad := func(format string, args ...any) error { return img.formatError("bzImage: "+format, args...) }
+	bad := func(format string, args ...any) error { return img.errorf(ErrFormat, "bzImage: "+format, args...) }
 	switch v := le.Uint16(h[0x206:]); { // version
 	case boot != "" && boot != KindLinux:
 		return bad("boots by the Linux protocol only; use --boot linux, or for %s the ELF kernel, vmlinux", boot)
 	case n < min(end, len(h)):
-		return img.formatError("truncated: setup header ends at %#x, the file has %d bytes", end, n)
+		return img.errorf(ErrFormat, "truncated: setup header ends at %#x, the file has %d bytes", end, n)
 	case v < 0x20c:
 		return bad("boot protocol %d.%02d, need 2.12 (Linux 3.8)", v>>8, v&0xff)
 	case end < bzMinEnd || end > bzMaxEnd:
@@ -58,8 +58,8 @@ func (img *Image) readBzImage(boot Kind) error {
 	if err := img.readAt(h[:1], start+size-1, "the payload's last byte"); err != nil {
 		return err
 	}
-	img.Kind, img.Entry = KindLinux, addr(pref+bzEntry64)
-	img.Segments = []Segment{{Addr: addr(pref), Offset: start, FileSize: size, MemSize: initSize, Align: 1, R: true, W: true, X: true}}
+	img.Kind, img.Entry = KindLinux, memory.Addr(pref+bzEntry64)
+	img.Segments = []Segment{{Addr: memory.Addr(pref), Offset: start, FileSize: size, MemSize: initSize, Align: 1, R: true, W: true, X: true}}
 	img.Linux = &Linux{
 		Header:     bytes.Clone(h[bzHeader:end]),
 		InitrdMax:  memory.Addr(le.Uint32(h[0x22c:])),     // initrd_addr_max

@@ -1,6 +1,10 @@
 package loader
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Layout of an application manifest (hvt ABI 2, "Manifest").
 const (
@@ -80,7 +84,8 @@ func ParseManifest(d []byte) (*Manifest, error) {
 		if e[mftOffAttached] != 0 {
 			return nil, fmt.Errorf("entry %d: attached already", i)
 		}
-		m.Entries[i] = Device{Name: cString(e[:mftNameSize]), Type: DeviceType(le.Uint32(e[mftOffType:]))}
+		name, _, _ := strings.Cut(string(e[:mftNameSize]), "\x00")
+		m.Entries[i] = Device{Name: name, Type: DeviceType(le.Uint32(e[mftOffType:]))}
 	}
 	if f := &m.Entries[0]; f.Type != DeviceReserved || f.Name != "" {
 		return nil, fmt.Errorf("entry 0 is %v %q, need the nameless reserved one", f.Type, f.Name)
@@ -115,10 +120,5 @@ func (m *Manifest) Encode() []byte {
 
 // Find returns the handle of the first device with that name and type, or -1.
 func (m *Manifest) Find(name string, t DeviceType) int {
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == t && e.Name == name {
-			return i
-		}
-	}
-	return -1
+	return slices.IndexFunc(m.Entries, func(e Device) bool { return e.Type == t && e.Name == name })
 }

@@ -41,7 +41,7 @@ func (img *Image) readPC(phdrs []phdr, boot Kind) error {
 	if entry != nil {
 		img.Kind, img.Entry = KindPVH, *entry
 	} else if err == nil && boot == KindPVH {
-		err = img.formatError("no PVH note (Xen's PHYS32_ENTRY); if it has a 64-bit Linux entry point, use --boot linux")
+		err = img.errorf(ErrFormat, "no PVH note (Xen's PHYS32_ENTRY); if it has a 64-bit Linux entry point, use --boot linux")
 	}
 	return err
 }
@@ -57,7 +57,7 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 		}
 		what := fmt.Sprintf("notes in program header %d", i)
 		if ph.filesz > left {
-			return nil, img.formatError("%s: %d bytes, a kernel has at most %d of notes", what, ph.filesz, maxNotes)
+			return nil, img.errorf(ErrFormat, "%s: %d bytes, a kernel has at most %d of notes", what, ph.filesz, maxNotes)
 		}
 		left -= ph.filesz
 		b := make([]byte, ph.filesz)
@@ -71,16 +71,16 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 			desc := (name + mask) &^ mask
 			end := desc + uint64(le.Uint32(b[4:]))
 			if end > uint64(len(b)) {
-				return nil, img.formatError("%s: a note of %d bytes, where %d are left (--boot linux does without notes)", what, end, len(b))
+				return nil, img.errorf(ErrFormat, "%s: a note of %d bytes, where %d are left (--boot linux does without notes)", what, end, len(b))
 			}
 			var v [8]byte
 			copy(v[:], b[desc:end])
-			switch at := addr(le.Uint64(v[:])); {
+			switch at := memory.Addr(le.Uint64(v[:])); {
 			case le.Uint32(b[8:]) != 18 || string(b[elfNoteHdr:name]) != "Xen\x00":
 			case end-desc != 4 && end-desc != 8:
-				return nil, img.formatError("%s: PVH entry point of %d bytes, need 4 or 8", what, end-desc)
+				return nil, img.errorf(ErrFormat, "%s: PVH entry point of %d bytes, need 4 or 8", what, end-desc)
 			case entry != nil && *entry != at:
-				return nil, img.formatError("%s: PVH entry point %v, but another note says %v", what, at, *entry)
+				return nil, img.errorf(ErrFormat, "%s: PVH entry point %v, but another note says %v", what, at, *entry)
 			default:
 				entry = &at
 			}
@@ -101,24 +101,23 @@ func (img *Image) FitPC(lowMem uint64) error {
 	enters := false
 	for i := range segs {
 		s := &segs[i]
-		what := fmt.Sprintf("segment %d at %v: ", s.Index, s.Addr)
 		switch {
 		case s.Addr < pcMinBase:
-			return img.fitError("%sbelow %v, where the monitor's tables and a PC's legacy areas are", what, pcMinBase)
+			return img.segmentError(s, "below %v, where the monitor's tables and a PC's legacy areas are", pcMinBase)
 		case s.MemSize < s.FileSize:
-			return img.fitError("%ssize in memory (%#x) is less than in the file (%#x)", what, s.MemSize, s.FileSize)
+			return img.segmentError(s, "size in memory (%#x) is less than in the file (%#x)", s.MemSize, s.FileSize)
 		case s.MemSize > -uint64(s.Addr): // all that is left of 2^64
-			return img.fitError("%ssize %#x wraps around the address space", what, s.MemSize)
+			return img.segmentError(s, "size %#x wraps around the address space", s.MemSize)
 		case uint64(s.Addr) >= lowMem || s.MemSize > lowMem-uint64(s.Addr):
 			last := uint64(s.Addr) + s.MemSize - 1
-			return img.tooSmall(fmt.Sprintf("%sits last byte %#x", what, last), last, lowMem)
+			return img.tooSmall(fmt.Sprintf("segment %d at %v: its last byte %#x", s.Index, s.Addr, last), last, lowMem)
 		case i > 0 && s.End() > segs[i-1].Addr:
-			return img.fitError("%sends at %v, in segment %d at %v", what, s.End(), segs[i-1].Index, segs[i-1].Addr)
+			return img.segmentError(s, "ends at %v, in segment %d at %v", s.End(), segs[i-1].Index, segs[i-1].Addr)
 		}
 		enters = enters || uint64(img.Entry-s.Addr) < s.FileSize // false too where the difference wraps
 	}
 	if !enters {
-		return img.fitError("entry point %v lies in no segment's bytes from the file", img.Entry)
+		return img.errorf(ErrFit, "entry point %v lies in no segment's bytes from the file", img.Entry)
 	}
 	img.Linux.Start = segs[len(segs)-1].Addr &^ (memory.PageSize - 1)
 	img.Linux.End = (segs[0].End() + memory.PageSize - 1) &^ (memory.PageSize - 1)
