@@ -145,18 +145,7 @@ var abiConsts = []struct {
 	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
 	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
 
-	{"CapIRQChip", "KVM_CAP_IRQCHIP", uint64(CapIRQChip)},
-	{"CapUserMemory", "KVM_CAP_USER_MEMORY", uint64(CapUserMemory)},
-	{"CapExtCPUID", "KVM_CAP_EXT_CPUID", uint64(CapExtCPUID)},
-	{"CapNRMemslots", "KVM_CAP_NR_MEMSLOTS", uint64(CapNRMemslots)},
-	{"CapIRQFD", "KVM_CAP_IRQFD", uint64(CapIRQFD)},
-	{"CapPIT2", "KVM_CAP_PIT2", uint64(CapPIT2)},
-	{"CapIOEventFD", "KVM_CAP_IOEVENTFD", uint64(CapIOEventFD)},
-	{"CapGetTSCKHz", "KVM_CAP_GET_TSC_KHZ", uint64(CapGetTSCKHz)},
-	{"CapMaxVCPUs", "KVM_CAP_MAX_VCPUS", uint64(CapMaxVCPUs)},
 	{"CapSyncRegs", "KVM_CAP_SYNC_REGS", uint64(CapSyncRegs)},
-	{"CapReadonlyMem", "KVM_CAP_READONLY_MEM", uint64(CapReadonlyMem)},
-	{"CapImmediateExit", "KVM_CAP_IMMEDIATE_EXIT", uint64(CapImmediateExit)},
 
 	{"ExitUnknown", "KVM_EXIT_UNKNOWN", uint64(ExitUnknown)},
 	{"ExitException", "KVM_EXIT_EXCEPTION", uint64(ExitException)},

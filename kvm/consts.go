@@ -37,21 +37,8 @@ const (
 // Cap is a capability number for CheckExtension.
 type Cap uint32
 
-// Capabilities that uvm asks about.
-const (
-	CapIRQChip       Cap = 0
-	CapUserMemory    Cap = 3
-	CapExtCPUID      Cap = 7
-	CapNRMemslots    Cap = 10
-	CapIRQFD         Cap = 32
-	CapPIT2          Cap = 33
-	CapIOEventFD     Cap = 36
-	CapGetTSCKHz     Cap = 61
-	CapMaxVCPUs      Cap = 66
-	CapSyncRegs      Cap = 74
-	CapReadonlyMem   Cap = 81
-	CapImmediateExit Cap = 136
-)
+// CapSyncRegs says which registers KVM_RUN passes in struct kvm_run.
+const CapSyncRegs Cap = 74
 
 // ExitReason says why KVM_RUN returned.
 type ExitReason uint32

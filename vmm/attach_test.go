@@ -244,28 +244,6 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 }
 
-// TestProbeKVM asks a KVM that works, and something that is none.
-func TestProbeKVM(t *testing.T) {
-	testutil.RequireKVM(t)
-	testutil.CheckFDs(t)
-	info, err := ProbeKVM("")
-	if err != nil {
-		t.Fatalf("ProbeKVM() = %v; want nil", err)
-	}
-	for _, c := range info.Capabilities {
-		if c.Needed && c.Value == 0 {
-			t.Errorf("capability %s = 0; want it, as VMs run here", c.Name)
-		}
-	}
-	if info.TSCKHz < 1e5 || info.CPUIDEntries < 10 {
-		t.Errorf("ProbeKVM() = TSC of %d kHz, %d CPUID entries; want at least 100 MHz, 10", info.TSCKHz, info.CPUIDEntries)
-	}
-	var h *HostError
-	if _, err := ProbeKVM("/dev/null"); !errors.As(err, &h) {
-		t.Errorf("ProbeKVM(/dev/null) = %v; want a *HostError", err)
-	}
-}
-
 // TestKVMPermission covers the hint that root never sees.
 func TestKVMPermission(t *testing.T) {
 	for err, want := range map[error]string{
