@@ -18,10 +18,10 @@ func (vm *VM) attachPC() error {
 	if err != nil {
 		return err
 	}
-	if p.uartIRQ, err = vm.newEvent(); err != nil {
+	if p.uartIRQ, err = vm.newEvent("event"); err != nil {
 		return err
 	}
-	if p.room, err = vm.newEvent(); err != nil {
+	if p.room, err = vm.newEvent("event"); err != nil {
 		return err
 	}
 	p.uart, p.cmos, p.power = devices.NewUART(out, p.uartIRQ.Signal), devices.NewCMOS(time.Now), devices.NewPower()
@@ -107,10 +107,10 @@ func (vm *VM) addVirtio(name string, dev virtio.Device) (err error) {
 	if len(vm.pc.virtio) == len(pcIRQs) {
 		return configError("%s: more than %d virtio devices", name, len(pcIRQs))
 	}
-	if s.kick, err = vm.newEvent(); err != nil {
+	if s.kick, err = vm.newEvent("event"); err != nil {
 		return err
 	}
-	if s.irq, err = vm.newEvent(); err != nil {
+	if s.irq, err = vm.newEvent("event"); err != nil {
 		return err
 	}
 	vm.pc.virtio = append(vm.pc.virtio, s)
@@ -118,10 +118,10 @@ func (vm *VM) addVirtio(name string, dev virtio.Device) (err error) {
 }
 
 // newEvent makes an event that is released with the VM.
-func (vm *VM) newEvent() (*hostio.Event, error) {
+func (vm *VM) newEvent(what string) (*hostio.Event, error) {
 	e, err := hostio.NewEvent()
 	if err != nil {
-		return nil, &HostError{What: "event", Err: err}
+		return nil, &HostError{What: what, Err: err}
 	}
 	vm.closers = append(vm.closers, e)
 	return e, nil

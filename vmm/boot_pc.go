@@ -118,16 +118,16 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	}
 	sregs, err := vcpu.Sregs() // with the local APIC's base
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
 	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, L: 1, G: 1}
 	flatSegments(&sregs, pcSelData)
 	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
 	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
-	return setRegisters(vcpu, &sregs, &kvm.Regs{
+	return vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack),
-	})
+	}, &sregs)
 }
 
 // bootPVH starts the kernel in 32-bit protected mode without paging.
@@ -151,31 +151,21 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 	}
 	sregs, err := vcpu.Sregs()
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
 	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, DB: 1, G: 1}
 	flatSegments(&sregs, pcSelData)
 	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
 	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
-	return setRegisters(vcpu, &sregs, &kvm.Regs{
+	return vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo),
 		RSP: uint64(pcStack), // not in the protocol; Nanos calls before it sets its own
-	})
+	}, &sregs)
 }
 
 func flatSegments(s *kvm.Sregs, sel uint16) {
 	data := kvm.Segment{Limit: 0xffffffff, Selector: sel, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
-}
-
-func setRegisters(vcpu *kvm.VCPU, sregs *kvm.Sregs, regs *kvm.Regs) error {
-	if err := vcpu.SetSregs(sregs); err != nil {
-		return kvmError(err)
-	}
-	if err := vcpu.SetRegs(regs); err != nil {
-		return kvmError(err)
-	}
-	return nil
 }
 
 // initrd is an initial RAM disk and where it will lie.

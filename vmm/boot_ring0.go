@@ -54,21 +54,14 @@ func (vm *VM) bootRing0(entry memory.Addr) error {
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: uint16(len(ring0GDT)*8 - 1)},
 		CR0: ring0CR0, CR3: uint64(gpaPML4), CR4: ring0CR4, EFER: ring0EFER,
 	}
-	if err := vm.vcpu.SetSregs(&sregs); err != nil {
-		return kvmError(err)
-	}
-	return vm.setEntry(entry)
+	return vm.vcpu.SetAll(vm.entryRegs(entry), &sregs)
 }
 
-// setEntry sets the general registers of an hvt guest's start, in either ring.
-// The stack lies below 4 GiB, where hypercall structures can be named.
-func (vm *VM) setEntry(entry memory.Addr) error {
-	regs := kvm.Regs{
+// entryRegs are the general registers of an hvt guest's start, in either ring. The
+// stack lies below 4 GiB, where hypercall structures can be named.
+func (vm *VM) entryRegs(entry memory.Addr) *kvm.Regs {
+	return &kvm.Regs{
 		RIP: uint64(entry), RFLAGS: flagsReserved, RDI: uint64(gpaBootInfo),
 		RSP: min(vm.mem.Size(), hvtMaxMem) - 8, // 16-byte aligned after a call, as the C ABI wants
 	}
-	if err := vm.vcpu.SetRegs(&regs); err != nil {
-		return kvmError(err)
-	}
-	return nil
 }

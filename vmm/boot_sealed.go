@@ -99,7 +99,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	fillTSS(low[sealedTSS:])
 	fillIDT(low[sealedIDT:], low[sealedStubs:])
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
-		return kvmError(err)
+		return err
 	}
 	cr4 := sealedCR4(cpuid, vm.cfg.TSSAvailable)
 	keys := usesKeys(img)
@@ -111,14 +111,14 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		if keys && errors.Is(err, syscall.EINVAL) {
 			return noKeys("CR4.PKE is refused")
 		}
-		return kvmError(err)
+		return err
 	}
 	if keys {
 		if err := vm.keysOn(img, maps); err != nil {
 			return err
 		}
 	}
-	return vm.setEntry(img.Entry)
+	return vm.vcpu.SetRegs(vm.entryRegs(img.Entry))
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
@@ -285,6 +285,7 @@ func (t *tablePages) next(first memory.Addr, n *uint64) (at memory.Addr, b []byt
 		if vm.tables, err = memory.New(t.most * memory.PageSize); err != nil {
 			return 0, nil, &HostError{What: "memory", Err: err}
 		}
+		vm.closers = append(vm.closers, vm.tables)
 		if err := vm.kvm.SetMemory(1, uint64(above), vm.tables.Host()); err != nil {
 			return 0, nil, kvmError(fmt.Errorf("page tables: %w", err))
 		}

@@ -141,6 +141,15 @@ type HostError struct {
 	Err  error
 }
 
+// hostError makes an ioctl that failed an error of the host. Others stay what they
+// are.
+func hostError(err error) error {
+	if op, ok := err.(*kvm.OpError); ok {
+		return kvmError(op)
+	}
+	return err
+}
+
 // kvmError is an error of package kvm.
 func kvmError(err error) *HostError {
 	h := &HostError{What: "KVM", Err: err}
@@ -184,6 +193,7 @@ func (c *Config) check() error {
 	case c.Memory > maxPCMem:
 		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
+	c.CPUs = max(c.CPUs, 1)
 	for i := range c.Nets {
 		n := &c.Nets[i]
 		switch {
@@ -235,9 +245,6 @@ func (c *Config) checkHVT() error {
 
 // checkPC validates what only concerns the PC-like machine.
 func (c *Config) checkPC() error {
-	if c.CPUs == 0 {
-		c.CPUs = 1
-	}
 	if c.Memory == 0 {
 		c.Memory = DefaultPCMemory
 	}

@@ -121,7 +121,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	secret := uint64(keyed[0].start)
 	regs := kvm.Regs{RIP: uint64(text.start), RFLAGS: flagsReserved, RAX: pkruInit, RBX: secret}
 	if err := s.vm.vcpu.SetRegs(&regs); err != nil {
-		return kvmError(err)
+		return err
 	}
 	if errno := runProbe(s.vm.vcpu); errno != 0 {
 		return s.vm.runError(s.vm.vcpu, errno)
@@ -143,10 +143,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	case f.vector != vecPF || f.code != want || f.sregs.CR2 != secret:
 		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
 	}
-	if err := s.vm.vcpu.SetSregs(&s.userSregs); err != nil {
-		return kvmError(err)
-	}
-	return nil
+	return s.vm.vcpu.SetSregs(&s.userSregs)
 }
 
 // warnLiftable tells of a WRPKRU in execute-only text: with it the guest can

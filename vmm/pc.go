@@ -80,9 +80,6 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkKernel)
 
-	if vm.wake, err = hostio.NewEvent(); err != nil {
-		return &HostError{What: "wake-up event", Err: err}
-	}
 	vm.pc = &pc{}
 	if err := vm.attachPC(); err != nil {
 		return err
@@ -90,25 +87,15 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 	if layout.cmdline, err = cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax); err != nil {
 		return err
 	}
-	vm.timer.Record(MarkDevices)
-
-	if kvmErr != nil {
-		return kvmErr
-	}
-	if _, err := vm.createVM(func() (*memory.Memory, error) { return memory.NewWithHole(cfg.Memory, pcHole, pcHoleEnd) }); err != nil {
+	if _, err := vm.createVM(img, kvmErr); err != nil {
 		return err
 	}
-	vm.timer.Record(MarkMemory)
-
 	if !cfg.emulatedRing0 {
 		if err := checkRing0(vm.vcpu, vm.mem); err != nil {
 			return err
 		}
 	}
 	layout.mem = vm.mem
-	if err := img.Load(vm.mem); err != nil {
-		return err
-	}
 	if rd != nil {
 		if err := rd.load(vm.mem); err != nil {
 			return err
@@ -165,16 +152,16 @@ func (vm *VM) wirePC() error {
 		}
 	}
 	if err := vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ); err != nil {
-		return kvmError(err)
+		return err
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
 		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
-			return kvmError(err)
+			return err
 		}
 		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4); err != nil {
-			return kvmError(err)
+			return err
 		}
 	}
 	return nil
@@ -314,10 +301,10 @@ func checkRing0(v *kvm.VCPU, mem *memory.Memory) error {
 	defer clear(b)
 	sregs, err := v.Sregs()
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
 	sregs.CS.Base, sregs.CS.Selector = 0, 0
-	if err := setRegisters(v, &sregs, &kvm.Regs{RIP: at, RFLAGS: 2}); err != nil {
+	if err := v.SetAll(&kvm.Regs{RIP: at, RFLAGS: 2}, &sregs); err != nil {
 		return err
 	}
 	if errno := runProbe(v); errno != 0 || v.Reason() != kvm.ExitIO {

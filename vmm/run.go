@@ -37,7 +37,7 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			case errors.As(err, &p):
 				return Result{Status: p.Status, Stop: p.Reason}, nil
 			}
-			return Result{}, err
+			return Result{}, hostError(err)
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (s *sealed) trap(vector uint16) error {
 func (s *sealed) frame(vector uint16) (*trapFrame, error) {
 	regs, sregs, err := s.vm.vcpu.State()
 	if err != nil {
-		return nil, kvmError(err)
+		return nil, err
 	}
 	f := &trapFrame{vector: uint64(vector), regs: regs, sregs: sregs}
 	size := uint64(5 * 8)
@@ -149,10 +149,7 @@ func (s *sealed) resume(f *trapFrame) error {
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetState(); err != nil {
-		return kvmError(err)
-	}
-	return nil
+	return s.vm.vcpu.SetState()
 }
 
 // Bits of a page fault's error code.
