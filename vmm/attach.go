@@ -3,6 +3,8 @@ package vmm
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,13 +23,16 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 	if t.Console, err = vm.console(); err != nil {
 		return t, err
 	}
-	disks, err := assign(m, loader.DeviceBlock, len(vm.cfg.Disks), func(i int) string { return vm.cfg.Disks[i].Name })
-	if err != nil {
-		return t, err
+	disks, nets := make([]int, len(vm.cfg.Disks)), make([]int, len(vm.cfg.Nets))
+	for i := range disks {
+		if disks[i], err = claim(m, loader.DeviceBlock, i, vm.cfg.Disks[i].Name); err != nil {
+			return t, err
+		}
 	}
-	nets, err := assign(m, loader.DeviceNet, len(vm.cfg.Nets), func(i int) string { return vm.cfg.Nets[i].Name })
-	if err != nil {
-		return t, err
+	for i := range nets {
+		if nets[i], err = claim(m, loader.DeviceNet, i, vm.cfg.Nets[i].Name); err != nil {
+			return t, err
+		}
 	}
 	if err := unattached(m); err != nil {
 		return t, err
@@ -53,49 +58,34 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 	return t, nil
 }
 
-// assign finds the handle of each of n configured devices of type typ and
-// marks them attached: by name, or the n-th takes the n-th.
-func assign(m *loader.Manifest, typ loader.DeviceType, n int, name func(int) string) ([]int, error) {
-	var all []int
+// claim finds the handle of a configured device and marks it attached: by name, or
+// the i-th takes the i-th of its type.
+func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handle int, err error) {
+	before := i
+	var all []string
 	for h := range m.Entries {
-		if m.Entries[h].Type == typ {
-			all = append(all, h)
-		}
-	}
-	handles := make([]int, n)
-	for i := range handles {
-		h := -1
-		if want := name(i); want != "" {
-			if h = m.Find(want, typ); h < 0 {
-				return nil, &DeviceError{Type: typ, Name: want, Problem: "the guest's manifest does not declare it (" + declared(m, typ) + ")"}
-			}
-		} else if i < len(all) {
-			h = all[i]
-		} else {
-			return nil, &DeviceError{Type: typ, Problem: fmt.Sprintf("number %d is one too many: %s", i+1, declared(m, typ))}
-		}
 		e := &m.Entries[h]
-		if e.Attached {
-			return nil, &DeviceError{Type: typ, Name: e.Name, Problem: "attached twice"}
+		if e.Type != typ {
+			continue
 		}
-		e.Attached = true
-		handles[i] = h
-	}
-	return handles, nil
-}
-
-// declared lists the manifest's devices of a type, for messages.
-func declared(m *loader.Manifest, typ loader.DeviceType) string {
-	s := ""
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == typ {
-			s += fmt.Sprintf(", %q", e.Name)
+		if name == "" && before == 0 || name != "" && e.Name == name {
+			if e.Attached {
+				return 0, &DeviceError{Type: typ, Name: e.Name, Problem: "attached twice"}
+			}
+			e.Attached = true
+			return h, nil
 		}
+		before--
+		all = append(all, strconv.Quote(e.Name))
 	}
-	if s == "" {
-		return fmt.Sprintf("it declares no %v device", typ)
+	declared := fmt.Sprintf("it declares %v devices %s", typ, strings.Join(all, ", "))
+	if all == nil {
+		declared = fmt.Sprintf("it declares no %v device", typ)
 	}
-	return fmt.Sprintf("it declares %v devices %s", typ, s[2:])
+	if name != "" {
+		return 0, &DeviceError{Type: typ, Name: name, Problem: "the guest's manifest does not declare it (" + declared + ")"}
+	}
+	return 0, &DeviceError{Type: typ, Problem: fmt.Sprintf("number %d is one too many: %s", i+1, declared)}
 }
 
 // unattached reports the devices that the guest asks for and nobody gave it.
@@ -116,20 +106,18 @@ func unattached(m *loader.Manifest) error {
 type UnattachedError struct{ Devices []loader.Device }
 
 func (e *UnattachedError) Error() string {
-	s := ""
-	for i, d := range e.Devices {
-		if i > 0 {
-			s += "; "
-		}
-		s += fmt.Sprintf("%v device %q is not attached", d.Type, d.Name)
+	var all []string
+	for _, d := range e.Devices {
+		s := fmt.Sprintf("%v device %q is not attached", d.Type, d.Name)
 		switch d.Type {
 		case loader.DeviceNet:
 			s += fmt.Sprintf(" (add --net %s=TAP)", d.Name)
 		case loader.DeviceBlock:
 			s += fmt.Sprintf(" (add --disk %s=FILE)", d.Name)
 		}
+		all = append(all, s)
 	}
-	return s
+	return strings.Join(all, "; ")
 }
 
 // DeviceError is a device that Config and the guest's manifest disagree about.

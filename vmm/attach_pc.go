@@ -18,14 +18,6 @@ func (vm *VM) attachPC() error {
 	if err != nil {
 		return err
 	}
-	if p.uartIRQ, err = vm.newEvent("event"); err != nil {
-		return err
-	}
-	if p.room, err = vm.newEvent("event"); err != nil {
-		return err
-	}
-	p.uart, p.cmos, p.power = devices.NewUART(out, p.uartIRQ.Signal), devices.NewCMOS(time.Now), devices.NewPower()
-	p.uart.InputRoom = p.room.Signal
 	if cfg.Input != nil {
 		if p.input, err = cfg.Input(); err != nil {
 			return err
@@ -42,18 +34,14 @@ func (vm *VM) attachPC() error {
 			return err
 		}
 		what, failures := fmt.Sprintf("disk %q", name), new(rateLimit)
-		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+		vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
 			if n, due := failures.due(); due {
 				vm.log.Error(what+": "+op+" failed", "error", err.Error(), "count", n)
 			}
-		})); err != nil {
-			return err
-		}
+		}))
 	}
 	if cfg.RNG {
-		if err := vm.addVirtio("rng", virtio.NewRNG()); err != nil {
-			return err
-		}
+		vm.addVirtio("rng", virtio.NewRNG())
 	}
 	// The console that the kernel is told of is the one that input goes to.
 	if strings.Contains(cfg.Cmdline, "console=hvc0") {
@@ -65,9 +53,7 @@ func (vm *VM) attachPC() error {
 		if p.input != nil {
 			in = int(p.input.Fd())
 		}
-		if err := vm.addVirtio("console", virtio.NewConsole(out, in)); err != nil {
-			return err
-		}
+		vm.addVirtio("console", virtio.NewConsole(out, in))
 		p.hvc = true
 	}
 	if cfg.Vsock != "" {
@@ -75,9 +61,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return &HostError{What: "vsock", Err: err}
 		}
-		if err := vm.addVirtio("vsock", dev); err != nil {
-			return err
-		}
+		vm.addVirtio("vsock", dev)
 	}
 	for i := range cfg.Nets {
 		name := cfg.Nets[i].Name
@@ -88,10 +72,22 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		if err := vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu)); err != nil {
+		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
+	}
+	if n := len(pcIRQs); len(p.virtio) > n {
+		return configError("%s: more than %d virtio devices", p.virtio[n].name, n)
+	}
+	events := []**hostio.Event{&p.uartIRQ, &p.room}
+	for i := range p.virtio {
+		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
+	}
+	for _, e := range events {
+		if *e, err = vm.newEvent("event"); err != nil {
 			return err
 		}
 	}
+	p.uart, p.cmos, p.power = devices.NewUART(out, p.uartIRQ.Signal), devices.NewCMOS(time.Now), devices.NewPower()
+	p.uart.InputRoom = p.room.Signal
 	return nil
 }
 
@@ -99,22 +95,10 @@ func (vm *VM) attachPC() error {
 // where the host's kernel routes, which it does not here.
 const guestCID = 3
 
-// addVirtio puts the device into the next slot. It belongs to the VM from now on,
-// also if there is an error.
-func (vm *VM) addVirtio(name string, dev virtio.Device) (err error) {
+// addVirtio puts the device into the next slot. It belongs to the VM from now on.
+func (vm *VM) addVirtio(name string, dev virtio.Device) {
 	vm.closers = append(vm.closers, dev)
-	s := virtioSlot{name: name, dev: dev}
-	if len(vm.pc.virtio) == len(pcIRQs) {
-		return configError("%s: more than %d virtio devices", name, len(pcIRQs))
-	}
-	if s.kick, err = vm.newEvent("event"); err != nil {
-		return err
-	}
-	if s.irq, err = vm.newEvent("event"); err != nil {
-		return err
-	}
-	vm.pc.virtio = append(vm.pc.virtio, s)
-	return nil
+	vm.pc.virtio = append(vm.pc.virtio, virtioSlot{name: name, dev: dev})
 }
 
 // newEvent makes an event that is released with the VM.

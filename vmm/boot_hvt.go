@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 
 	"github.com/uvm-monitor/uvm/loader"
@@ -15,55 +16,46 @@ var le = binary.LittleEndian
 // hvtCmdlineSize is the room for the command line with its NUL.
 const hvtCmdlineSize = 8192
 
-// hvtBootInfo is struct hvt_boot_info (hvt ABI 2): what the guest is told in
-// RDI. Cmdline and Manifest are addresses. The last three fields are the tail
-// that newer guests read; all zero says that there is no network ring.
-type hvtBootInfo struct {
-	MemSize, KernelEnd, TSCHz   uint64
-	Cmdline, Manifest           uint64
-	HostFeatures, GuestFeatures uint32
-	NetRing                     uint64
-}
-
-// hvtBootInfoSize is the structure's size in the guest, in bytes.
+// hvtBootInfoSize is the size of struct hvt_boot_info (hvt ABI 2) in bytes, with the
+// tail that newer guests read.
 const hvtBootInfoSize = 56
 
 // hvtCommandLine joins the arguments as Solo5's tender does; empty ones leave
 // consecutive spaces.
 func hvtCommandLine(args []string) (string, error) {
 	s := strings.Join(args, " ")
-	if len(s) >= hvtCmdlineSize {
-		return "", &CommandLineError{Len: len(s), Max: hvtCmdlineSize - 1}
+	return s, checkCommandLine("guest arguments", s, hvtCmdlineSize-1)
+}
+
+// checkCommandLine holds the line that messages call what against its limit.
+func checkCommandLine(what, line string, limit int) error {
+	if len(line) > limit {
+		return &CommandLineError{Len: len(line), Max: limit}
 	}
-	if i := strings.IndexByte(s, 0); i >= 0 {
-		return "", configError("guest arguments: a NUL byte at position %d", i)
+	if i := strings.IndexByte(line, 0); i >= 0 {
+		return configError("%s: a NUL byte at position %d", what, i)
 	}
-	return s, nil
+	return nil
 }
 
 // CommandLineError is a guest command line that is too long.
 type CommandLineError struct{ Len, Max int } // bytes
 
 func (e *CommandLineError) Error() string {
-	return configError("guest arguments: %d bytes, the limit is %d", e.Len, e.Max).Error()
+	return fmt.Sprintf("guest arguments: %d bytes, the limit is %d", e.Len, e.Max)
 }
 
-// writeBootInfo stores the structure, the manifest and the command line one
-// after the other from gpaBootInfo on.
-func writeBootInfo(mem *memory.Memory, bi hvtBootInfo, m *loader.Manifest, cmdline string) error {
+// writeBootInfo stores the structure that the guest finds by RDI, the manifest and
+// the command line one after the other from gpaBootInfo on.
+func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, m *loader.Manifest, cmdline string) error {
 	mft := m.Encode()
-	bi.Manifest = uint64(gpaBootInfo) + hvtBootInfoSize
-	bi.Cmdline = bi.Manifest + uint64(len(mft))
 	b, err := mem.At(gpaBootInfo, uint64(hvtBootInfoSize+len(mft)+hvtCmdlineSize))
 	if err != nil {
 		return err
 	}
-	for i, v := range [...]uint64{bi.MemSize, bi.KernelEnd, bi.TSCHz, bi.Cmdline, bi.Manifest} {
-		le.PutUint64(b[i*8:], v)
-	}
-	le.PutUint32(b[40:], bi.HostFeatures)
-	le.PutUint32(b[44:], bi.GuestFeatures)
-	le.PutUint64(b[48:], bi.NetRing)
+	manifest := uint64(gpaBootInfo) + hvtBootInfoSize
+	// What follows these fields is zero and says that there is no network ring.
+	copy(b, le64s(mem.Size(), uint64(kernelEnd), tscHz, manifest+uint64(len(mft)), manifest))
 	copy(b[hvtBootInfoSize:], mft)
 	copy(b[hvtBootInfoSize+len(mft):], cmdline) // memory is zero: terminated
 	return nil

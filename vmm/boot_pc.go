@@ -30,9 +30,9 @@ const (
 
 // pcLayout is a PC's memory and what was put where.
 type pcLayout struct {
-	mem                *memory.Memory
-	cmdline            string
-	initrd, initrdSize uint64
+	mem     *memory.Memory
+	cmdline string
+	initrd  *initrd
 }
 
 // memoryMap is the firmware's view: types 1 (RAM) and 2 (reserved).
@@ -89,8 +89,8 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 		le.PutUint32(zero[0x230:], 0x1000000) // kernel_alignment
 	}
 	zero[0x210] = 0xff // type_of_loader: none of the known ones
-	le.PutUint32(zero[0x218:], uint32(l.initrd))
-	le.PutUint32(zero[0x21c:], uint32(l.initrdSize))
+	le.PutUint32(zero[0x218:], uint32(l.initrd.at))
+	le.PutUint32(zero[0x21c:], uint32(l.initrd.size))
 	le.PutUint32(zero[0x228:], uint32(pcCmdline))
 	// As long as the line is: Unikraft and Nanos take it for its length.
 	le.PutUint32(zero[0x238:], uint32(len(l.cmdline)+1))
@@ -138,13 +138,13 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 		maps = append(maps, le64s(e[0], e[1], e[2])...)
 	}
 	modules, modlist := uint64(0), uint64(0)
-	if l.initrdSize > 0 {
+	if l.initrd.size > 0 {
 		modules, modlist = 1, uint64(pcModule)
 	}
 	const magic, version = 0x336ec578, 1
 	err := errors.Join(
 		l.put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
-		l.put(pcModule, le64s(l.initrd, l.initrdSize, 0, 0)),
+		l.put(pcModule, le64s(uint64(l.initrd.at), l.initrd.size, 0, 0)),
 		l.put(pcZeroPage, maps))
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func flatSegments(s *kvm.Sregs, sel uint16) {
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
 }
 
-// initrd is an initial RAM disk and where it will lie.
+// initrd is an initial RAM disk and where it will lie; all zero: there is none.
 type initrd struct {
 	file *os.File
 	path string
@@ -185,26 +185,29 @@ func openInitrd(path string, img *loader.Image, lowMem uint64) (*initrd, error) 
 		return nil, &HostError{What: "initrd", Err: err}
 	}
 	r := &initrd{file: f, path: path}
-	if st, err := f.Stat(); err != nil {
+	if err := r.place(img, lowMem); err != nil {
 		f.Close()
-		return nil, &HostError{What: "initrd", Err: err}
-	} else if !st.Mode().IsRegular() || st.Size() == 0 {
-		f.Close()
-		return nil, configError("initrd: %s: need a regular file that is not empty", path)
-	} else {
-		r.size = uint64(st.Size())
-	}
-	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
-	if bottom > top || r.size > top-bottom {
-		f.Close()
-		return nil, configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
-			path, r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
-	}
-	r.at = memory.Addr(top-r.size) &^ (memory.PageSize - 1)
-	if uint64(r.at) < bottom {
-		r.at = memory.Addr(bottom)
+		return nil, err
 	}
 	return r, nil
+}
+
+func (r *initrd) place(img *loader.Image, lowMem uint64) error {
+	st, err := r.file.Stat()
+	if err != nil {
+		return &HostError{What: "initrd", Err: err}
+	}
+	if !st.Mode().IsRegular() || st.Size() == 0 {
+		return configError("initrd: %s: need a regular file that is not empty", r.path)
+	}
+	r.size = uint64(st.Size())
+	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
+	if bottom > top || r.size > top-bottom {
+		return configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
+			r.path, r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
+	}
+	r.at = max(memory.Addr(top-r.size)&^(memory.PageSize-1), memory.Addr(bottom))
+	return nil
 }
 
 // load reads the file into memory.
@@ -223,7 +226,6 @@ func (r *initrd) load(mem *memory.Memory) error {
 // devices, the user's own words, and after -- what init gets. A default makes
 // way for the user's word with the same key.
 func (c *Config) pcCommandLine(devices []string, limit int) (string, error) {
-	line := c.Cmdline
 	has := func(key string) bool { return strings.Contains(" "+c.Cmdline, " "+key+"=") }
 	var before []string
 	for _, d := range [...]string{"console=ttyS0", "reboot=t", "panic=-1"} {
@@ -239,18 +241,12 @@ func (c *Config) pcCommandLine(devices []string, limit int) (string, error) {
 		before = append(before, "root=/dev/vda", mode)
 	}
 	before = append(before, devices...)
-	line = strings.TrimRight(strings.Join(before, " ")+" "+line, " ")
+	line := strings.TrimRight(strings.Join(before, " ")+" "+c.Cmdline, " ")
 	if len(c.Args) > 0 {
 		if !strings.Contains(line, " -- ") {
 			line += " --"
 		}
 		line += " " + strings.Join(c.Args, " ")
 	}
-	if len(line) > limit {
-		return "", &CommandLineError{Len: len(line), Max: limit}
-	}
-	if i := strings.IndexByte(line, 0); i >= 0 {
-		return "", configError("kernel command line: a NUL byte at position %d", i)
-	}
-	return line, nil
+	return line, checkCommandLine("kernel command line", line, limit)
 }

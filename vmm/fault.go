@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"syscall"
@@ -139,10 +140,7 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	if rip >= size {
 		return nil
 	}
-	view := vm.view
-	if vm.code != nil {
-		view = vm.code
-	}
+	view := cmp.Or(vm.code, vm.view)
 	for n := min(longest, size-rip); n > 0; n-- {
 		if b, err := view.Readable(memory.Addr(rip), n); err == nil {
 			return append([]byte(nil), b...)
@@ -154,21 +152,13 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 // portFault explains an error of the bus or of a device on it. Only the
 // device's own errors are the guest's fault.
 func (vm *VM) portFault(v *kvm.VCPU, err error) error {
-	var (
-		halt    *hypercall.Halt
-		port    *devices.PortError
-		call    *hypercall.InvalidCallError
-		pointer *hypercall.PointerError
-	)
-	switch {
-	case errors.As(err, &halt):
-		return err
-	case errors.As(err, &port):
-		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
-	case errors.As(err, &call):
-		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
-	case errors.As(err, &pointer):
-		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
+	switch e := err.(type) {
+	case *devices.PortError:
+		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(e.Port), Err: err})
+	case *hypercall.InvalidCallError:
+		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(e.Call), Err: err})
+	case *hypercall.PointerError:
+		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(e.Addr), Err: err})
 	}
 	return err
 }
@@ -181,12 +171,6 @@ func (vm *VM) mmioFault(v *kvm.VCPU) error {
 		kind = FaultTranslation
 	}
 	return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
-}
-
-// internalFault carries the refused instruction.
-func (vm *VM) internalFault(v *kvm.VCPU) error {
-	x := v.InternalError()
-	return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
 }
 
 // runError explains what KVM_RUN itself answered.

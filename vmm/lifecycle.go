@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -52,11 +53,9 @@ func (vm *VM) State() State {
 
 // move changes the state. vm.mu is held.
 func (vm *VM) move(to State) error {
-	for _, s := range transitions[vm.state] {
-		if s == to {
-			vm.state = to
-			return nil
-		}
+	if slices.Contains(transitions[vm.state], to) {
+		vm.state = to
+		return nil
 	}
 	return &StateError{vm.state, to}
 }

@@ -65,18 +65,16 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		return err
 	}
 	lowMem := min(cfg.Memory, uint64(pcHole))
-	if err := img.FitPC(lowMem); err != nil {
+	err := img.FitPC(lowMem)
+	if err != nil {
 		return err
 	}
-	layout := &pcLayout{}
-	var rd *initrd
-	var err error
+	layout := &pcLayout{initrd: &initrd{}}
 	if cfg.Initrd != "" {
-		if rd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
+		if layout.initrd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
 			return err
 		}
-		defer rd.file.Close()
-		layout.initrd, layout.initrdSize = uint64(rd.at), rd.size
+		defer layout.initrd.file.Close()
 	}
 	vm.timer.Record(MarkKernel)
 
@@ -96,18 +94,15 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		}
 	}
 	layout.mem = vm.mem
-	if rd != nil {
-		if err := rd.load(vm.mem); err != nil {
+	if layout.initrd.size > 0 {
+		if err := layout.initrd.load(vm.mem); err != nil {
 			return err
 		}
 	}
-	if err := layout.put(pcCmdline, []byte(layout.cmdline+"\x00")); err != nil {
-		return err
-	}
-	if err := layout.put(mpTableAddr, mpTable(cfg.CPUs)); err != nil {
-		return err
-	}
-	if err := layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())); err != nil {
+	if err := errors.Join(
+		layout.put(pcCmdline, []byte(layout.cmdline+"\x00")),
+		layout.put(mpTableAddr, mpTable(cfg.CPUs)),
+		layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices()))); err != nil {
 		return err
 	}
 	if img.Kind == loader.KindPVH {

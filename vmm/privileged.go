@@ -105,28 +105,22 @@ func (s *sealed) execute(in *insn, f *trapFrame) error {
 		return nil // there are no interrupts
 	case opHLT:
 		return errHalt
-	case opRefused:
-		return errRefused
+	case opSGDT:
+		return s.store(in, f, le.AppendUint64(le.AppendUint16(nil, s.gdt.Limit), s.gdt.Base))
+	case opSIDT:
+		return s.store(in, f, le.AppendUint64(le.AppendUint16(nil, s.idt.Limit), s.idt.Base))
+	case opSTR:
+		return s.store(in, f, le.AppendUint16(nil, s.tr))
+	case opSLDT: // there is none
+		return s.store(in, f, make([]byte, 2))
+	case opSMSW:
+		return s.store(in, f, le.AppendUint16(nil, ring0CR0&0xffff))
 	}
-	return s.storeSystem(in, f)
+	return errRefused
 }
 
-// storeSystem is SGDT, SIDT, STR, SLDT and SMSW, answered with what the guest
-// believes.
-func (s *sealed) storeSystem(in *insn, f *trapFrame) error {
-	var value []byte
-	switch in.kind {
-	case opSGDT:
-		value = le.AppendUint64(le.AppendUint16(nil, s.gdt.Limit), s.gdt.Base)
-	case opSIDT:
-		value = le.AppendUint64(le.AppendUint16(nil, s.idt.Limit), s.idt.Base)
-	case opSTR:
-		value = le.AppendUint16(nil, s.tr)
-	case opSMSW:
-		value = le.AppendUint16(nil, ring0CR0&0xffff)
-	default: // SLDT: there is none
-		value = make([]byte, 2)
-	}
+// store gives the guest what it believes a register of the processor's to hold.
+func (s *sealed) store(in *insn, f *trapFrame, value []byte) error {
 	if !in.mem {
 		*f.register(in.rm) = uint64(le.Uint16(value))
 		return nil

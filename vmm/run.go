@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"errors"
 	"syscall"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -27,15 +26,11 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			continue
 		}
 		if err := vm.exit(v); err != nil {
-			var (
-				h *hypercall.Halt
-				p *devices.Stop
-			)
-			switch {
-			case errors.As(err, &h):
-				return Result{Status: int(h.Status), Trap: h.Frame}, nil
-			case errors.As(err, &p):
-				return Result{Status: p.Status, Stop: p.Reason}, nil
+			switch e := err.(type) {
+			case *hypercall.Halt:
+				return Result{Status: int(e.Status), Trap: e.Frame}, nil
+			case *devices.Stop:
+				return Result{Status: e.Status, Stop: e.Reason}, nil
 			}
 			return Result{}, hostError(err)
 		}
@@ -65,7 +60,8 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		}
 		return vm.mmioFault(v)
 	case kvm.ExitInternalError:
-		return vm.internalFault(v)
+		x := v.InternalError()
+		return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
 	case kvm.ExitFailEntry:
 		return vm.fault(v, &GuestError{Kind: FaultEntry, Code: v.FailEntry()})
 	case kvm.ExitShutdown:

@@ -72,9 +72,13 @@ func (f *trapFrame) pushesCode() bool { return uint64(hasErrorCode)>>f.vector&1 
 func newSealed(vm *VM, cr4 uint64) *sealed {
 	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
+	tss := kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: 11, Present: 1} // busy, as every processor wants it
+	if vm.cfg.TSSAvailable {
+		tss.Type = 9
+	}
 	return &sealed{vm: vm, userSregs: kvm.Sregs{
 		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
-		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
+		TR:  tss,
 		LDT: kvm.Segment{Unusable: 1},
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: 6*8 - 1},
 		IDT: kvm.DTable{Base: uint64(sealedIDT), Limit: 256*16 - 1},

@@ -132,8 +132,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	info := hvtBootInfo{MemSize: cfg.Memory, KernelEnd: uint64(kernelEnd), TSCHz: tscKHz * 1000}
-	if err := writeBootInfo(vm.mem, info, img.Manifest, cmdline); err != nil {
+	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img.Manifest, cmdline); err != nil {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
