@@ -108,14 +108,7 @@ type UnattachedError struct{ Devices []loader.Device }
 func (e *UnattachedError) Error() string {
 	var all []string
 	for _, d := range e.Devices {
-		s := fmt.Sprintf("%v device %q is not attached", d.Type, d.Name)
-		switch d.Type {
-		case loader.DeviceNet:
-			s += fmt.Sprintf(" (add --net %s=TAP)", d.Name)
-		case loader.DeviceBlock:
-			s += fmt.Sprintf(" (add --disk %s=FILE)", d.Name)
-		}
-		all = append(all, s)
+		all = append(all, fmt.Sprintf("%v device %q is not attached", d.Type, d.Name))
 	}
 	return strings.Join(all, "; ")
 }

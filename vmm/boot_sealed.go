@@ -287,7 +287,7 @@ func (t *tablePages) next(first memory.Addr, n *uint64) (at memory.Addr, b []byt
 		}
 		vm.closers = append(vm.closers, vm.tables)
 		if err := vm.kvm.SetMemory(1, uint64(above), vm.tables.Host()); err != nil {
-			return 0, nil, kvmError(fmt.Errorf("page tables: %w", err))
+			return 0, nil, fmt.Errorf("page tables: %w", err)
 		}
 	}
 	b, err = vm.tables.At(memory.Addr(t.high*memory.PageSize), memory.PageSize)

@@ -136,8 +136,10 @@ type HostError struct {
 // hostError makes an ioctl that failed an error of the host. Others stay what they
 // are.
 func hostError(err error) error {
-	if op, ok := err.(*kvm.OpError); ok {
-		return kvmError(op)
+	var op *kvm.OpError
+	var host *HostError
+	if errors.As(err, &op) && !errors.As(err, &host) {
+		return kvmError(err)
 	}
 	return err
 }

@@ -115,7 +115,7 @@ func (vm *VM) fault(v *kvm.VCPU, e *GuestError) error {
 	e.Exit = uint32(v.Reason())
 	regs, err := v.Regs()
 	if err != nil {
-		return errors.Join(e, err)
+		return errors.Join(e, hostError(err))
 	}
 	e.RIP, e.Regs = regs.RIP, regs
 	switch e.Kind {
@@ -184,18 +184,6 @@ func (vm *VM) runError(v *kvm.VCPU, errno syscall.Errno) error {
 		return vm.fault(v, e)
 	}
 	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
-}
-
-// kvmOpenError says what to do about a KVM device that does not open.
-func kvmOpenError(path string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, syscall.ENOENT):
-		hint = " (no KVM here: load the module kvm_intel or kvm_amd, or enable virtualisation in the firmware; see uvm doctor)"
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		hint = " (add yourself to the group kvm: sudo usermod -aG kvm $USER, then log in again)"
-	}
-	return kvmError(fmt.Errorf("%w%s", err, hint))
 }
 
 // ErrUnstableTSC says that the host cannot tell the TSC's frequency, which hvt

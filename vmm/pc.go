@@ -129,37 +129,22 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 // wirePC gives ports, addresses and interrupt lines to the devices.
 func (vm *VM) wirePC() error {
 	p := vm.pc
-	for _, d := range []struct {
-		first, last uint16
-		dev         devices.PortDevice
-	}{
-		{devices.COM1, devices.COM1 + 7, p.uart},
-		{devices.CMOSPort, devices.CMOSPort + 1, p.cmos},
-		{devices.MarkPort, devices.MarkPort, vm.timer},
-	} {
-		if err := p.ports.Add(d.first, d.last, d.dev); err != nil {
-			return err
-		}
-	}
+	err := errors.Join(
+		p.ports.Add(devices.COM1, devices.COM1+7, p.uart),
+		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, p.cmos),
+		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer),
+		vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ))
 	for _, r := range devices.PowerPorts {
-		if err := p.ports.Add(r[0], r[1], p.power); err != nil {
-			return err
-		}
-	}
-	if err := vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ); err != nil {
-		return err
+		err = errors.Join(err, p.ports.Add(r[0], r[1], p.power))
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
-		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
-			return err
-		}
-		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4); err != nil {
-			return err
-		}
+		err = errors.Join(err,
+			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
+			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4))
 	}
-	return nil
+	return err
 }
 
 func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"log/slog"
@@ -171,12 +172,8 @@ func openKernel(cfg *Config) (*loader.Image, error) {
 }
 
 func (vm *VM) openKVM() (err error) {
-	path := vm.cfg.KVM
-	if path == "" {
-		path = "/dev/kvm"
-	}
-	if vm.sys, err = kvm.Open(path); err != nil {
-		return kvmOpenError(path, err)
+	if vm.sys, err = kvm.Open(cmp.Or(vm.cfg.KVM, "/dev/kvm")); err != nil {
+		return kvmError(err)
 	}
 	vm.closers = append(vm.closers, vm.sys)
 	vm.timer.Record(MarkKVM)
