@@ -17,16 +17,8 @@ type Segment struct {
 	Base     uint64
 	Limit    uint32 // in bytes, already scaled by G
 	Selector uint16
-	Type     uint8
-	Present  uint8
-	DPL      uint8
-	DB       uint8
-	S        uint8
-	L        uint8
-	G        uint8
-	AVL      uint8
-	Unusable uint8
-	_        uint8
+
+	Type, Present, DPL, DB, S, L, G, AVL, Unusable, _ uint8
 }
 
 // DTable is struct kvm_dtable: GDTR or IDTR.

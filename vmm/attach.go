@@ -18,7 +18,10 @@ import (
 // the guest will read there, and returns the hypercalls' configuration. Files
 // come first: an interface is only taken when nothing else can go wrong.
 func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
-	t := hypercall.Config{WakeFD: vm.wake.PollFD(), HostError: vm.hostErrorLogger(m)}
+	var failures [hypercall.MaxHandles]uint64
+	t := hypercall.Config{WakeFD: vm.wake.PollFD(), HostError: func(dev string, handle int, op string, err syscall.Errno) {
+		vm.logFailure(&failures[handle], dev, m.Entries[handle].Name, op, err)
+	}}
 	var err error
 	if t.Console, err = vm.console(); err != nil {
 		return t, err
@@ -70,7 +73,7 @@ func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handl
 		}
 		if name == "" && before == 0 || name != "" && e.Name == name {
 			if e.Attached {
-				return 0, &DeviceError{Type: typ, Name: e.Name, Problem: "attached twice"}
+				return 0, configError("%v device %q: attached twice", typ, e.Name)
 			}
 			e.Attached = true
 			return h, nil
@@ -83,9 +86,9 @@ func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handl
 		declared = fmt.Sprintf("it declares no %v device", typ)
 	}
 	if name != "" {
-		return 0, &DeviceError{Type: typ, Name: name, Problem: "the guest's manifest does not declare it (" + declared + ")"}
+		return 0, configError("%v device %q: the guest's manifest does not declare it (%s)", typ, name, declared)
 	}
-	return 0, &DeviceError{Type: typ, Problem: fmt.Sprintf("number %d is one too many: %s", i+1, declared)}
+	return 0, configError("%v device number %d is one too many: %s", typ, i+1, declared)
 }
 
 // unattached reports the devices that the guest asks for and nobody gave it.
@@ -111,20 +114,6 @@ func (e *UnattachedError) Error() string {
 		all = append(all, fmt.Sprintf("%v device %q is not attached", d.Type, d.Name))
 	}
 	return strings.Join(all, "; ")
-}
-
-// DeviceError is a device that Config and the guest's manifest disagree about.
-type DeviceError struct {
-	Type    loader.DeviceType
-	Name    string // "" where the position decides
-	Problem string
-}
-
-func (e *DeviceError) Error() string {
-	if e.Name == "" {
-		return fmt.Sprintf("%v device %s", e.Type, e.Problem)
-	}
-	return fmt.Sprintf("%v device %q: %s", e.Type, e.Name, e.Problem)
 }
 
 // openDisk opens and checks the host's end of the disk that messages call name.
@@ -194,28 +183,16 @@ func (vm *VM) console() (io.Writer, error) {
 	}
 }
 
-// hostErrorLogger logs failures of the host's devices.
-func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, syscall.Errno) {
-	var counts [hypercall.MaxHandles]rateLimit
-	return func(dev string, handle int, op string, err syscall.Errno) {
-		n, due := counts[handle].due()
-		if !due {
-			return
-		}
-		log := vm.log
-		if name := m.Entries[handle].Name; name != "" {
-			log = log.With("device", name) // the console has none
-		}
-		log.Error(dev+" "+op+" failed", "error", err.Error(), "count", n)
+// logFailure logs that op of a host's device has failed; name is the guest's name for
+// it, "" for the console. It counts what count counts, and is due the 1st, 2nd, 4th,
+// 8th … time: the guest decides how many there are. One goroutine at a time uses count.
+func (vm *VM) logFailure(count *uint64, dev, name, op string, err syscall.Errno) {
+	if *count++; *count&(*count-1) != 0 {
+		return
 	}
-}
-
-// rateLimit counts failures. The 1st, 2nd, 4th, 8th … are due to be logged: the
-// guest decides how many there are. One goroutine at a time uses it.
-type rateLimit uint64
-
-func (r *rateLimit) due() (n uint64, yes bool) {
-	*r++
-	n = uint64(*r)
-	return n, n&(n-1) == 0
+	log := vm.log
+	if name != "" {
+		log = log.With("device", name)
+	}
+	log.Error(dev+" "+op+" failed", "error", err.Error(), "count", *count)
 }

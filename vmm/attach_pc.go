@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -25,19 +26,13 @@ func (vm *VM) attachPC() error {
 	}
 	for i := range cfg.Disks {
 		c := &cfg.Disks[i]
-		name := c.Name
-		if name == "" {
-			name = "vd" + string(rune('a'+i))
-		}
+		name, failures := cmp.Or(c.Name, "vd"+string(rune('a'+i))), new(uint64)
 		d, err := openDisk(name, c)
 		if err != nil {
 			return err
 		}
-		what, failures := fmt.Sprintf("disk %q", name), new(rateLimit)
-		vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
-			if n, due := failures.due(); due {
-				vm.log.Error(what+": "+op+" failed", "error", err.Error(), "count", n)
-			}
+		vm.addVirtio(fmt.Sprintf("disk %q", name), virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+			vm.logFailure(failures, "disk", name, op, err)
 		}))
 	}
 	if cfg.RNG {
@@ -64,10 +59,7 @@ func (vm *VM) attachPC() error {
 		vm.addVirtio("vsock", dev)
 	}
 	for i := range cfg.Nets {
-		name := cfg.Nets[i].Name
-		if name == "" {
-			name = fmt.Sprintf("eth%d", i)
-		}
+		name := cmp.Or(cfg.Nets[i].Name, fmt.Sprintf("eth%d", i))
 		tap, mac, mtu, err := openNet(name, &cfg.Nets[i], true)
 		if err != nil {
 			return err

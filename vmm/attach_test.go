@@ -55,17 +55,17 @@ func TestAttachFailures(t *testing.T) {
 		kind  any // pointer to the error's type
 		want  string
 	}{
-		{"unknown disk", []Disk{good, {Name: "dta", Path: "small.raw"}}, []Net{net0, net1}, new(*DeviceError),
+		{"unknown disk", []Disk{good, {Name: "dta", Path: "small.raw"}}, []Net{net0, net1}, new(*ConfigError),
 			`block device "dta": the guest's manifest does not declare it (it declares block devices "data", "logs")`},
-		{"name of the other kind", []Disk{good, {Name: "service", Path: "small.raw"}}, []Net{net0, net1}, new(*DeviceError),
+		{"name of the other kind", []Disk{good, {Name: "service", Path: "small.raw"}}, []Net{net0, net1}, new(*ConfigError),
 			`block device "service": the guest's manifest does not declare it (it declares block devices "data", "logs")`},
-		{"unknown net", []Disk{good, other}, []Net{net0, {Name: "lan", TAP: "uvm1"}}, new(*DeviceError),
+		{"unknown net", []Disk{good, other}, []Net{net0, {Name: "lan", TAP: "uvm1"}}, new(*ConfigError),
 			`net device "lan": the guest's manifest does not declare it (it declares net devices "service", "admin")`},
-		{"twice by name", []Disk{{Name: "logs", Path: "good.raw"}, {Name: "logs", Path: "small.raw"}}, []Net{net0, net1}, new(*DeviceError),
+		{"twice by name", []Disk{{Name: "logs", Path: "good.raw"}, {Name: "logs", Path: "small.raw"}}, []Net{net0, net1}, new(*ConfigError),
 			`block device "logs": attached twice`},
-		{"by name and by position", []Disk{{Name: "logs", Path: "good.raw"}, other}, []Net{net0, net1}, new(*DeviceError),
+		{"by name and by position", []Disk{{Name: "logs", Path: "good.raw"}, other}, []Net{net0, net1}, new(*ConfigError),
 			`block device "logs": attached twice`},
-		{"one too many", []Disk{good, other, other}, []Net{net0, net1}, new(*DeviceError),
+		{"one too many", []Disk{good, other, other}, []Net{net0, net1}, new(*ConfigError),
 			`block device number 3 is one too many: it declares block devices "data", "logs"`},
 		{"none attached", nil, nil, new(*UnattachedError),
 			`block device "data" is not attached; net device "service" is not attached; ` +
@@ -195,7 +195,7 @@ func TestUndeclaredDevice(t *testing.T) {
 	} {
 		cfg := g.config()
 		change(&cfg)
-		wantNewFails(t, cfg, new(*DeviceError), want)
+		wantNewFails(t, cfg, new(*ConfigError), want)
 	}
 }
 

@@ -116,12 +116,11 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	if err != nil {
 		return err
 	}
-	sregs, err := vcpu.Sregs() // with the local APIC's base
+	sregs, err := flatSregs(vcpu)
 	if err != nil {
 		return err
 	}
-	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, L: 1, G: 1}
-	flatSegments(&sregs, pcSelData)
+	sregs.CS.L = 1
 	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
 	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
@@ -149,12 +148,11 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 	if err != nil {
 		return err
 	}
-	sregs, err := vcpu.Sregs()
+	sregs, err := flatSregs(vcpu)
 	if err != nil {
 		return err
 	}
-	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, DB: 1, G: 1}
-	flatSegments(&sregs, pcSelData)
+	sregs.CS.DB = 1
 	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
 	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
 	return vcpu.SetAll(&kvm.Regs{
@@ -163,9 +161,14 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 	}, &sregs)
 }
 
-func flatSegments(s *kvm.Sregs, sel uint16) {
-	data := kvm.Segment{Limit: 0xffffffff, Selector: sel, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
+// flatSregs are the vCPU's own, with the local APIC's base, and flat segments. The
+// code segment lacks its size, L or DB.
+func flatSregs(vcpu *kvm.VCPU) (s kvm.Sregs, err error) {
+	s, err = vcpu.Sregs()
+	s.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, G: 1}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: pcSelData, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+	return s, err
 }
 
 // initrd is an initial RAM disk and where it will lie; all zero: there is none.

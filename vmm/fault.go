@@ -58,17 +58,6 @@ type GuestError struct {
 func (e *GuestError) Error() string {
 	s := "guest fault: " + e.Kind.String()
 	switch e.Kind {
-	case FaultTranslation, FaultMMIO, FaultShutdown:
-		if e.Addr != noAddr {
-			s += fmt.Sprintf(", address %#x", e.Addr)
-		}
-		switch e.Key {
-		case 0:
-		case keyText:
-			s += ", execute-only text (protection key 15)"
-		default:
-			s += fmt.Sprintf(", protection key %d", e.Key)
-		}
 	case FaultPort, FaultHypercall, FaultPointer:
 		s += ": " + e.Err.Error()
 	case FaultInternal:
@@ -82,9 +71,16 @@ func (e *GuestError) Error() string {
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
 	case FaultException, FaultPrivileged, FaultSeal:
 		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
+		fallthrough
+	case FaultTranslation, FaultMMIO, FaultShutdown:
 		if e.Addr != noAddr {
 			s += fmt.Sprintf(", address %#x", e.Addr)
 		}
+	}
+	if e.Kind == FaultTranslation && e.Key == keyText {
+		s += ", execute-only text (protection key 15)"
+	} else if e.Kind == FaultTranslation && e.Key != 0 {
+		s += fmt.Sprintf(", protection key %d", e.Key)
 	}
 	if e.Kind == FaultShutdown && e.RIP == resetVector {
 		return s + " (this KVM has reset the processor; where it was is not known)"

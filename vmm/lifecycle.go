@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/kvm"
 )
@@ -196,8 +198,21 @@ func (vm *VM) Close() error {
 	if vm.state == Closed {
 		return nil
 	}
-	if err := vm.move(Closed); err != nil {
-		return err
-	}
+	vm.state = Closed
 	return vm.release()
+}
+
+// vcpuTimerSlack is how late the kernel may wake the vCPU's thread, in ns: its
+// own default. A program may have chosen more for its other threads.
+const vcpuTimerSlack = 50_000
+
+// setTimerSlack changes the calling thread's timer slack and returns what it
+// was, for the caller to put back. The guest's POLL depends on it.
+func setTimerSlack(ns uintptr) (old uintptr) {
+	if n, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err == nil {
+		old = uintptr(n)
+	}
+	// It cannot fail: any thread may choose any slack but 0 for itself.
+	unix.Prctl(unix.PR_SET_TIMERSLACK, ns, 0, 0, 0)
+	return old
 }
