@@ -2,6 +2,8 @@ package vmm
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
@@ -244,21 +246,21 @@ func (s *sealed) codeFor(f *trapFrame) uint64 {
 	return f.code &^ (pfUser | pfFetch)
 }
 
-// loadTR is LTR: it reads the descriptor, as the processor does, once.
-func (s *sealed) loadTR(sel uint16) error {
+// loadTR is LTR, as execute: it reads the descriptor, as the processor does, once.
+func (s *sealed) loadTR(sel uint16) bool {
 	offset := uint64(sel &^ 7)
 	b, err := s.view().Readable(memory.Addr(s.gdt.Base+offset), 16)
 	if err != nil || offset == 0 || offset+15 > uint64(s.gdt.Limit) {
-		return errRefused
+		return false
 	}
 	const availableTSS = 0x89
 	low, high := le.Uint64(b), le.Uint64(b[8:])
 	if low>>40&0x9f != availableTSS {
-		return errRefused
+		return false
 	}
 	s.tr = sel
 	s.tss = kvm.DTable{Base: low>>16&0xffffff | low>>56<<24 | high<<32, Limit: uint16(min(low&0xffff|low>>32&0xf0000, 0xffff))}
-	return nil
+	return true
 }
 
 func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
@@ -275,4 +277,39 @@ func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) *GuestError {
 	}
 	e.Regs.RIP, e.Regs.RSP, e.Regs.RFLAGS = f.rip, f.rsp, f.rflags
 	return e
+}
+
+// saved is what is saved of a sealed guest, little-endian and without padding.
+// Registers and memory are saved with the vCPU.
+func (s *sealed) saved() []any {
+	return []any{&s.gdt.Base, &s.idt.Base, &s.tss.Base, &s.gdt.Limit, &s.idt.Limit, &s.tss.Limit, &s.tr, &s.cr2, &s.traps}
+}
+
+// savedSize is their size, in bytes.
+const savedSize = 3*8 + 4*2 + 2*8
+
+// SaveState returns what the guest believes of its processor.
+func (s *sealed) SaveState() (b []byte, err error) {
+	for _, p := range s.saved() {
+		if b, err = binary.Append(b, le, p); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// LoadState takes a saved state back. The addresses in it are as little trusted
+// as when the guest gave them.
+func (s *sealed) LoadState(b []byte) error {
+	if len(b) != savedSize {
+		return fmt.Errorf("sealed guest: saved state has %d bytes, need %d", len(b), savedSize)
+	}
+	for _, p := range s.saved() {
+		n, err := binary.Decode(b, le, p)
+		if err != nil {
+			return fmt.Errorf("sealed guest: saved state: %w", err)
+		}
+		b = b[n:]
+	}
+	return nil
 }
