@@ -11,23 +11,15 @@ import (
 )
 
 // walltime stores CLOCK_REALTIME in ns.
-func (t *Table) walltime(c Call, gpa memory.Addr) error {
-	out, err := t.View.Writable(gpa, walltimeSize)
-	if err != nil {
-		return pointerError(c, "argument", err)
-	}
-	le.PutUint64(out, uint64(time.Now().UnixNano()))
+func (t *Table) walltime(_ Call, _, live []byte) error {
+	le.PutUint64(live, uint64(time.Now().UnixNano()))
 	return nil
 }
 
 // puts writes to the console. The call has no result, so a failure is for the
 // monitor's log, but for a reader that went away: nobody will ever see what
 // this guest has to say, and it ends as a process would by SIGPIPE.
-func (t *Table) puts(c Call, gpa memory.Addr) error {
-	var arg [putsSize]byte
-	if _, err := t.argument(c, gpa, arg[:], false); err != nil {
-		return err
-	}
+func (t *Table) puts(c Call, arg, _ []byte) error {
 	data, err := t.buffer(c, le.Uint64(arg[0:]), le.Uint64(arg[8:]))
 	if err != nil {
 		return err
@@ -55,12 +47,7 @@ func (e *ConsoleError) Unwrap() error { return e.Err }
 // poll waits until a NIC has a frame or the timeout is over. It is level-
 // triggered. A wake-up for the monitor's own sake looks to the guest like an
 // early time-out without events.
-func (t *Table) poll(c Call, gpa memory.Addr) error {
-	var arg [pollSize]byte
-	live, err := t.argument(c, gpa, arg[:], true)
-	if err != nil {
-		return err
-	}
+func (t *Table) poll(_ Call, arg, live []byte) error {
 	ready, n := t.wait(le.Uint64(arg[0:]))
 	le.PutUint64(live[pollOffReady:], ready)
 	le.PutUint32(live[pollOffRet:], n)
@@ -93,11 +80,7 @@ func (t *Table) wait(timeout uint64) (ready uint64, n uint32) {
 }
 
 // halt ends the guest.
-func (t *Table) halt(c Call, gpa memory.Addr) error {
-	var arg [haltSize]byte
-	if _, err := t.argument(c, gpa, arg[:], false); err != nil {
-		return err
-	}
+func (t *Table) halt(c Call, arg, _ []byte) error {
 	h := &Halt{Status: int32(le.Uint32(arg[8:]))}
 	if cookie := le.Uint64(arg[0:]); cookie != 0 {
 		b, err := t.View.Readable(memory.Addr(cookie), cookieSize)

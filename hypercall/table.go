@@ -30,11 +30,31 @@ type Config struct {
 	HostError func(dev string, handle int, op string, err syscall.Errno)
 }
 
+// callTable says what carries a hypercall out. size is that of its argument structure
+// with padding, in bytes; perm what the guest has to be allowed to do with it: a
+// structure that takes a result must be writable. live is the structure in guest
+// memory, for the result; arg the copy of it, for everything else.
+var callTable = [numCalls]struct {
+	run  func(t *Table, c Call, arg, live []byte) error
+	size uint64
+	perm memory.Perm
+}{
+	Walltime:   {(*Table).walltime, 8, memory.Write},   // 0 ns
+	Puts:       {(*Table).puts, 16, memory.Read},       // 0 pointer, 8 length
+	Poll:       {(*Table).poll, 24, memory.ReadWrite},  // 0 timeout in ns
+	BlockWrite: {(*Table).block, 40, memory.ReadWrite}, // 0 handle, 8 offset, 16 pointer, 24 length
+	BlockRead:  {(*Table).block, 40, memory.ReadWrite}, //
+	NetWrite:   {(*Table).net, 32, memory.ReadWrite},   // 0 handle, 8 pointer, 16 length
+	NetRead:    {(*Table).net, 32, memory.ReadWrite},   //
+	HaltCall:   {(*Table).halt, 16, memory.Read},       // 0 cookie, 8 exit status (32 bits)
+}
+
 // Table dispatches hypercalls. It is a devices.PortDevice for ports FirstPort
 // to LastPort.
 type Table struct {
 	Config
-	calls [numCalls]func(*Table, Call, memory.Addr) error // nil: no such call here
+	exists [numCalls]bool
+	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
@@ -47,14 +67,13 @@ type Table struct {
 // New returns a table for the given devices. As with Solo5's tender the block
 // and net calls exist only if there is such a device.
 func New(c Config) *Table {
-	t := &Table{Config: c}
-	t.calls[Walltime], t.calls[Puts], t.calls[Poll], t.calls[HaltCall] = (*Table).walltime, (*Table).puts, (*Table).poll, (*Table).halt
+	t := &Table{Config: c, exists: [numCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
-			t.calls[BlockWrite], t.calls[BlockRead] = (*Table).block, (*Table).block
+			t.exists[BlockWrite], t.exists[BlockRead] = true, true
 		}
 		if c.NICs[h] != nil {
-			t.calls[NetWrite], t.calls[NetRead] = (*Table).net, (*Table).net
+			t.exists[NetWrite], t.exists[NetRead] = true, true
 			t.addPoll(c.NICs[h].PollFD(), uint8(h))
 		}
 	}
@@ -73,10 +92,17 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	if size != 4 || len(data) != 4 || n >= numCalls {
 		return devices.NewPortError(port, size, data, true)
 	}
-	if call := t.calls[n]; call != nil {
-		return call(t, Call(n), memory.Addr(le.Uint32(data)))
+	c, call := Call(n), &callTable[n]
+	if !t.exists[n] {
+		return &InvalidCallError{c}
 	}
-	return &InvalidCallError{Call(n)}
+	live, err := t.View.Access(memory.Addr(le.Uint32(data)), call.size, call.perm)
+	if err != nil {
+		return pointerError(c, "argument", err)
+	}
+	arg := t.arg[:call.size]
+	copy(arg, live)
+	return call.run(t, c, arg, live)
 }
 
 // PortIn is refused: nothing can be read from a hypercall port.
@@ -96,28 +122,13 @@ func (t *Table) LoadState(state []byte) error {
 	return nil
 }
 
-// argument copies the structure at gpa into buf and returns the live bytes as
-// well, for results. A structure that takes a result must be writable.
-func (t *Table) argument(c Call, gpa memory.Addr, buf []byte, result bool) ([]byte, error) {
-	access := t.View.Readable
-	if result {
-		access = t.View.ReadWritable
-	}
-	live, err := access(gpa, uint64(len(buf)))
-	if err != nil {
-		return nil, pointerError(c, "argument", err)
-	}
-	copy(buf, live)
-	return live, nil
-}
-
 // buffer returns the n bytes at ptr, for the guest to read into or to write from.
 func (t *Table) buffer(c Call, ptr, n uint64) ([]byte, error) {
-	access := t.View.Readable
+	perm := memory.Read
 	if c == BlockRead || c == NetRead {
-		access = t.View.Writable
+		perm = memory.Write
 	}
-	b, err := access(memory.Addr(ptr), n)
+	b, err := t.View.Access(memory.Addr(ptr), n, perm)
 	if err != nil {
 		return nil, pointerError(c, "buffer", err)
 	}

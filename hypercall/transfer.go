@@ -5,16 +5,10 @@ import (
 	"syscall"
 
 	"github.com/uvm-monitor/uvm/devices"
-	"github.com/uvm-monitor/uvm/memory"
 )
 
 // block is BLOCK_WRITE and BLOCK_READ.
-func (t *Table) block(c Call, gpa memory.Addr) error {
-	var arg [blockSize]byte
-	live, err := t.argument(c, gpa, arg[:], true)
-	if err != nil {
-		return err
-	}
+func (t *Table) block(c Call, arg, live []byte) error {
 	handle, offset, n, ret := le.Uint64(arg[0:]), le.Uint64(arg[8:]), le.Uint64(arg[24:]), live[blockOffRet:]
 	var d devices.Disk
 	if handle < MaxHandles {
@@ -39,12 +33,7 @@ func (t *Table) block(c Call, gpa memory.Addr) error {
 }
 
 // net is NET_WRITE and NET_READ, one frame.
-func (t *Table) net(c Call, gpa memory.Addr) error {
-	var arg [netSize]byte
-	live, err := t.argument(c, gpa, arg[:], true)
-	if err != nil {
-		return err
-	}
+func (t *Table) net(c Call, arg, live []byte) (err error) {
 	handle, ret := le.Uint64(arg[0:]), live[netOffRet:]
 	if handle >= MaxHandles || t.NICs[handle] == nil {
 		le.PutUint32(ret, resultInval)
