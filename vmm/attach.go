@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -37,8 +38,14 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 	}
-	if err := unattached(m); err != nil {
-		return t, err
+	var missing []loader.Device
+	for _, e := range m.Entries {
+		if !e.Attached && e.Type < loader.DeviceReserved {
+			missing = append(missing, e)
+		}
+	}
+	if missing != nil {
+		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
 		c, e := &vm.cfg.Disks[i], &m.Entries[h]
@@ -89,20 +96,6 @@ func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handl
 		return 0, configError("%v device %q: the guest's manifest does not declare it (%s)", typ, name, declared)
 	}
 	return 0, configError("%v device number %d is one too many: %s", typ, i+1, declared)
-}
-
-// unattached reports the devices that the guest asks for and nobody gave it.
-func unattached(m *loader.Manifest) error {
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
-	}
-	if len(missing) > 0 {
-		return &UnattachedError{missing}
-	}
-	return nil
 }
 
 // UnattachedError lists devices of the guest's manifest that Config leaves out.
@@ -161,10 +154,7 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		}
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
-	if mtu = c.MTU; mtu == 0 {
-		mtu = t.MTU()
-	}
-	return t, mac, mtu, nil
+	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
 // console returns where PUTS goes.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -78,7 +77,7 @@ func (vm *VM) attachPC() error {
 			return err
 		}
 	}
-	p.uart, p.cmos, p.power = devices.NewUART(out, p.uartIRQ.Signal), devices.NewCMOS(time.Now), devices.NewPower()
+	p.uart = devices.NewUART(out, p.uartIRQ.Signal)
 	p.uart.InputRoom = p.room.Signal
 	return nil
 }

@@ -20,13 +20,6 @@ const hvtCmdlineSize = 8192
 // tail that newer guests read.
 const hvtBootInfoSize = 56
 
-// hvtCommandLine joins the arguments as Solo5's tender does; empty ones leave
-// consecutive spaces.
-func hvtCommandLine(args []string) (string, error) {
-	s := strings.Join(args, " ")
-	return s, checkCommandLine("guest arguments", s, hvtCmdlineSize-1)
-}
-
 // checkCommandLine holds the line that messages call what against its limit.
 func checkCommandLine(what, line string, limit int) error {
 	if len(line) > limit {
@@ -48,17 +41,11 @@ func (e *CommandLineError) Error() string {
 // writeBootInfo stores the structure that the guest finds by RDI, the manifest and
 // the command line one after the other from gpaBootInfo on.
 func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, m *loader.Manifest, cmdline string) error {
-	mft := m.Encode()
-	b, err := mem.At(gpaBootInfo, uint64(hvtBootInfoSize+len(mft)+hvtCmdlineSize))
-	if err != nil {
-		return err
-	}
-	manifest := uint64(gpaBootInfo) + hvtBootInfoSize
-	// What follows these fields is zero and says that there is no network ring.
-	copy(b, le64s(mem.Size(), uint64(kernelEnd), tscHz, manifest+uint64(len(mft)), manifest))
-	copy(b[hvtBootInfoSize:], mft)
-	copy(b[hvtBootInfoSize+len(mft):], cmdline) // memory is zero: terminated
-	return nil
+	mft, at := m.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize
+	// The last two words are zero and say that there is no network ring. Memory is zero:
+	// the command line is terminated.
+	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, 0, 0)
+	return mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
 }
 
 // hvtView is what an hvt guest may reach: the boot information, its segments

@@ -48,19 +48,6 @@ func (l *pcLayout) memoryMap() [][3]uint64 {
 	return m
 }
 
-// put stores the parts at their addresses.
-func (l *pcLayout) put(at memory.Addr, parts ...[]byte) error {
-	for _, p := range parts {
-		b, err := l.mem.At(at, uint64(len(p)))
-		if err != nil {
-			return err
-		}
-		copy(b, p)
-		at += memory.Addr(len(p))
-	}
-	return nil
-}
-
 // le64s encodes 64-bit fields.
 func le64s(w ...uint64) (b []byte) {
 	for _, v := range w {
@@ -98,10 +85,7 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	m := l.memoryMap()
 	zero[0x1e8] = byte(len(m))
 	for i, e := range m {
-		b := zero[0x2d0+20*i:]
-		le.PutUint64(b, e[0])
-		le.PutUint64(b[8:], e[1])
-		le.PutUint32(b[16:], uint32(e[2]))
+		copy(zero[0x2d0+20*i:], le64s(e[:]...)) // of the type 4 bytes; the rest is 0
 	}
 	const table, large = pteP | pteRW, pteP | pteRW | ptePS
 	pd := make([]uint64, 512)
@@ -110,9 +94,9 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	}
 	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
 	err := errors.Join(
-		l.put(pcZeroPage, zero),
-		l.put(pcGDT, le64s(pcGDTEntries...)),
-		l.put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
+		l.mem.Put(pcZeroPage, zero),
+		l.mem.Put(pcGDT, le64s(pcGDTEntries...)),
+		l.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
 	if err != nil {
 		return err
 	}
@@ -134,7 +118,7 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 	m := l.memoryMap()
 	var maps []byte
 	for _, e := range m {
-		maps = append(maps, le64s(e[0], e[1], e[2])...)
+		maps = append(maps, le64s(e[:]...)...)
 	}
 	modules, modlist := uint64(0), uint64(0)
 	if l.initrd.size > 0 {
@@ -142,9 +126,9 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 	}
 	const magic, version = 0x336ec578, 1
 	err := errors.Join(
-		l.put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
-		l.put(pcModule, le64s(uint64(l.initrd.at), l.initrd.size, 0, 0)),
-		l.put(pcZeroPage, maps))
+		l.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
+		l.mem.Put(pcModule, le64s(uint64(l.initrd.at), l.initrd.size, 0, 0)),
+		l.mem.Put(pcZeroPage, maps))
 	if err != nil {
 		return err
 	}
@@ -174,7 +158,6 @@ func flatSregs(vcpu *kvm.VCPU) (s kvm.Sregs, err error) {
 // initrd is an initial RAM disk and where it will lie; all zero: there is none.
 type initrd struct {
 	file *os.File
-	path string
 	size uint64
 	at   memory.Addr
 }
@@ -187,7 +170,7 @@ func openInitrd(path string, img *loader.Image, lowMem uint64) (*initrd, error) 
 	if err != nil {
 		return nil, &HostError{What: "initrd", Err: err}
 	}
-	r := &initrd{file: f, path: path}
+	r := &initrd{file: f}
 	if err := r.place(img, lowMem); err != nil {
 		f.Close()
 		return nil, err
@@ -201,13 +184,13 @@ func (r *initrd) place(img *loader.Image, lowMem uint64) error {
 		return &HostError{What: "initrd", Err: err}
 	}
 	if !st.Mode().IsRegular() || st.Size() == 0 {
-		return configError("initrd: %s: need a regular file that is not empty", r.path)
+		return configError("initrd: %s: need a regular file that is not empty", r.file.Name())
 	}
 	r.size = uint64(st.Size())
 	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
 	if bottom > top || r.size > top-bottom {
 		return configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
-			r.path, r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
+			r.file.Name(), r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
 	}
 	r.at = max(memory.Addr(top-r.size)&^(memory.PageSize-1), memory.Addr(bottom))
 	return nil
@@ -220,7 +203,7 @@ func (r *initrd) load(mem *memory.Memory) error {
 		return err
 	}
 	if _, err := io.ReadFull(r.file, b); err != nil {
-		return &HostError{What: "initrd", Err: fmt.Errorf("%s: %w", r.path, err)}
+		return &HostError{What: "initrd", Err: fmt.Errorf("%s: %w", r.file.Name(), err)}
 	}
 	return nil
 }

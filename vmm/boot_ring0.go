@@ -42,9 +42,7 @@ func (vm *VM) bootRing0(entry memory.Addr) error {
 	if err != nil {
 		return err
 	}
-	for i, d := range ring0GDT {
-		le.PutUint64(low[int(gpaGDT)+i*8:], d)
-	}
+	copy(low[gpaGDT:], le64s(ring0GDT[:]...))
 	code := kvm.Segment{Limit: 0xffffffff, Selector: 0x08, Type: 9, Present: 1, S: 1, L: 1, G: 1}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: 0x10, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
 	sregs := kvm.Sregs{

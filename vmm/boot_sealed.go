@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/uvm-monitor/uvm/kvm"
@@ -87,15 +88,13 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		}
 		le.PutUint64(low[gpaPT0+a/memory.PageSize*8:], e)
 	}
-	for i, d := range [...]uint64{
+	copy(low[gpaGDT:], le64s(
 		0,
 		0x00af9b000000ffff, // 0x08: 64-bit code, ring 0
 		0x00cff3000000ffff, // 0x10: data, ring 3
 		0x00affb000000ffff, // 0x18: 64-bit code, ring 3
-		0x00008b0000000000 | uint64(sealedTSS)<<16 | (sealedTSSSize - 1), 0, // 0x20: busy TSS
-	} {
-		le.PutUint64(low[int(gpaGDT)+i*8:], d)
-	}
+		0x00008b0000000000|uint64(sealedTSS)<<16|(sealedTSSSize-1), 0, // 0x20: busy TSS
+	))
 	fillTSS(low[sealedTSS:])
 	fillIDT(low[sealedIDT:], low[sealedStubs:])
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
@@ -114,7 +113,12 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		return err
 	}
 	if keys {
-		if err := vm.keysOn(img, maps); err != nil {
+		if vm.code, err = codeView(vm.mem, img); err != nil {
+			return err
+		}
+		vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
+		vm.warnLiftable()
+		if err := vm.sealed.enableKeys(maps, vm.keyed); err != nil {
 			return err
 		}
 	}

@@ -87,16 +87,6 @@ func noKeys(why string) *HostError {
 	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", ErrNoKeys, why)}
 }
 
-// keysOn makes keys work for a guest that uses them.
-func (vm *VM) keysOn(img *loader.Image, maps []mapping) (err error) {
-	if vm.code, err = codeView(vm.mem, img); err != nil {
-		return err
-	}
-	vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
-	vm.warnLiftable()
-	return vm.sealed.enableKeys(maps, vm.keyed)
-}
-
 // enableKeys sets PKRU and proves that it holds. CPUID does not tell: there
 // are KVMs that hide keys that work. So a few instructions run in ring 3, where
 // the guest's first ones will be: WRPKRU, whose effect stays, and a read that

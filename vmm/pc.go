@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -38,8 +39,6 @@ type pc struct {
 	ports devices.PortBus
 
 	uart    *devices.UART
-	cmos    *devices.CMOS
-	power   *devices.Power
 	uartIRQ *hostio.Event
 	room    *hostio.Event // the UART has room for input
 	input   *os.File      // what the console reads; nil = nothing
@@ -100,9 +99,9 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		}
 	}
 	if err := errors.Join(
-		layout.put(pcCmdline, []byte(layout.cmdline+"\x00")),
-		layout.put(mpTableAddr, mpTable(cfg.CPUs)),
-		layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices()))); err != nil {
+		vm.mem.Put(pcCmdline, []byte(layout.cmdline+"\x00")),
+		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices()))); err != nil {
 		return err
 	}
 	if img.Kind == loader.KindPVH {
@@ -131,11 +130,12 @@ func (vm *VM) wirePC() error {
 	p := vm.pc
 	err := errors.Join(
 		p.ports.Add(devices.COM1, devices.COM1+7, p.uart),
-		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, p.cmos),
+		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, devices.NewCMOS(time.Now)),
 		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer),
 		vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ))
+	power := devices.NewPower()
 	for _, r := range devices.PowerPorts {
-		err = errors.Join(err, p.ports.Add(r[0], r[1], p.power))
+		err = errors.Join(err, p.ports.Add(r[0], r[1], power))
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]

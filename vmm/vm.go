@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -115,8 +116,8 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err := vm.agree(img); err != nil {
 		return err
 	}
-	cmdline, err := hvtCommandLine(cfg.Args)
-	if err != nil {
+	cmdline := strings.Join(cfg.Args, " ") // as Solo5's tender does: empty ones leave consecutive spaces
+	if err := checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1); err != nil {
 		return err
 	}
 	vm.timer.Record(MarkKernel)
