@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"sync"
 	"syscall"
 
@@ -62,12 +63,7 @@ func (v *VCPU) SetSregs(s *Sregs) error {
 }
 
 // SetAll is SetSregs and SetRegs.
-func (v *VCPU) SetAll(r *Regs, s *Sregs) error {
-	if err := v.SetSregs(s); err != nil {
-		return err
-	}
-	return v.SetRegs(r)
-}
+func (v *VCPU) SetAll(r *Regs, s *Sregs) error { return cmp.Or(v.SetSregs(s), v.SetRegs(r)) }
 
 // State returns all registers as the last Run left them, for the caller to
 // change: SetState makes the changes count. They are a borrowed view, valid until
@@ -126,9 +122,5 @@ func (v *VCPU) Close() error {
 		return nil
 	}
 	v.kick.closed = true
-	err := unix.Munmap(v.run.mem)
-	if e := unix.Close(v.fd); err == nil {
-		err = e
-	}
-	return err
+	return cmp.Or(unix.Munmap(v.run.mem), unix.Close(v.fd))
 }

@@ -1,6 +1,10 @@
 package kvm
 
-import "golang.org/x/sys/unix"
+import (
+	"cmp"
+
+	"golang.org/x/sys/unix"
+)
 
 // VM is the descriptor of one virtual machine.
 type VM struct {
@@ -24,13 +28,10 @@ func (vm *VM) CreatePC() error {
 	// Three pages of guest-physical addresses for KVM's own use on VMX, below
 	// the firmware's end at 4 GiB (section 4.36).
 	const tssAddr, speakerDummy = 0xfffbd000, 1
-	if _, errno := ioctl(vm.fd, ioSetTSSAddr, tssAddr); errno != 0 {
-		return opError("KVM_SET_TSS_ADDR", errno)
-	}
-	if _, errno := ioctl(vm.fd, ioCreateIRQChip, 0); errno != 0 {
-		return opError("KVM_CREATE_IRQCHIP", errno)
-	}
-	return opError("KVM_CREATE_PIT2", ioctlPtr(vm.fd, ioCreatePIT2, &pitConfig{flags: speakerDummy}))
+	_, tss := ioctl(vm.fd, ioSetTSSAddr, tssAddr)
+	_, chip := ioctl(vm.fd, ioCreateIRQChip, 0)
+	pit := ioctlPtr(vm.fd, ioCreatePIT2, &pitConfig{flags: speakerDummy})
+	return cmp.Or(opError("KVM_SET_TSS_ADDR", tss), opError("KVM_CREATE_IRQCHIP", chip), opError("KVM_CREATE_PIT2", pit))
 }
 
 // IRQFD raises an edge on interrupt line gsi whenever the eventfd is signalled

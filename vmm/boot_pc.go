@@ -1,7 +1,7 @@
 package vmm
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -93,7 +93,7 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 		pd[i] = uint64(i)<<21 | large
 	}
 	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
-	err := errors.Join(
+	err := cmp.Or(
 		l.mem.Put(pcZeroPage, zero),
 		l.mem.Put(pcGDT, le64s(pcGDTEntries...)),
 		l.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
@@ -125,7 +125,7 @@ func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
 		modules, modlist = 1, uint64(pcModule)
 	}
 	const magic, version = 0x336ec578, 1
-	err := errors.Join(
+	err := cmp.Or(
 		l.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
 		l.mem.Put(pcModule, le64s(uint64(l.initrd.at), l.initrd.size, 0, 0)),
 		l.mem.Put(pcZeroPage, maps))
@@ -196,7 +196,7 @@ func (r *initrd) place(img *loader.Image, lowMem uint64) error {
 	return nil
 }
 
-// load reads the file into memory.
+// load reads the file, if there is one, into memory.
 func (r *initrd) load(mem *memory.Memory) error {
 	b, err := mem.At(r.at, r.size)
 	if err != nil {

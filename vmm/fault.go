@@ -145,8 +145,8 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	return nil
 }
 
-// portFault explains an error of the bus or of a device on it. Only the
-// device's own errors are the guest's fault.
+// portFault explains what the bus or a device on it answered. Only the device's own
+// errors are the guest's fault.
 func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 	switch e := err.(type) {
 	case *devices.PortError:
@@ -157,16 +157,6 @@ func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(e.Addr), Err: err})
 	}
 	return err
-}
-
-// mmioFault tells a write to protected memory, which page-table KVM reports as
-// MMIO, from an access to an address that has no memory.
-func (vm *VM) mmioFault(v *kvm.VCPU) error {
-	m, kind := v.MMIO(), FaultMMIO
-	if m.Addr < vm.mem.Size() {
-		kind = FaultTranslation
-	}
-	return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 }
 
 // runError explains what KVM_RUN itself answered.

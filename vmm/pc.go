@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -92,55 +93,42 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 			return err
 		}
 	}
-	layout.mem = vm.mem
-	if layout.initrd.size > 0 {
-		if err := layout.initrd.load(vm.mem); err != nil {
-			return err
-		}
+	layout.mem, vm.view = vm.mem, memory.NewView(vm.mem)
+	boot := layout.bootLinux
+	if img.Kind == loader.KindPVH {
+		boot = layout.bootPVH
 	}
-	if err := errors.Join(
+	// The first error counts. The steps after it do no harm: nothing runs yet.
+	err = cmp.Or(
+		layout.initrd.load(vm.mem),
 		vm.mem.Put(pcCmdline, []byte(layout.cmdline+"\x00")),
 		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
-		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices()))); err != nil {
-		return err
-	}
-	if img.Kind == loader.KindPVH {
-		err = layout.bootPVH(vm.vcpu, img)
-	} else {
-		err = layout.bootLinux(vm.vcpu, img)
-	}
-	if err != nil {
-		return err
-	}
-	vm.view = memory.NewView(vm.mem)
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
+		boot(vm.vcpu, img))
 	for _, r := range vm.mem.Ranges() {
-		if err := vm.view.Grant(r.Start, r.End, memory.ReadWrite); err != nil {
-			return err
-		}
+		err = cmp.Or(err, vm.view.Grant(r.Start, r.End, memory.ReadWrite))
 	}
-	if err := vm.wirePC(); err != nil {
-		return err
-	}
+	err = cmp.Or(err, vm.wirePC())
 	vm.timer.Record(MarkLoad)
-	return nil
+	return err
 }
 
 // wirePC gives ports, addresses and interrupt lines to the devices.
 func (vm *VM) wirePC() error {
 	p := vm.pc
-	err := errors.Join(
+	err := cmp.Or(
 		p.ports.Add(devices.COM1, devices.COM1+7, p.uart),
 		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, devices.NewCMOS(time.Now)),
 		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer),
 		vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ))
 	power := devices.NewPower()
 	for _, r := range devices.PowerPorts {
-		err = errors.Join(err, p.ports.Add(r[0], r[1], power))
+		err = cmp.Or(err, p.ports.Add(r[0], r[1], power))
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
-		err = errors.Join(err,
+		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
 			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4))
 	}

@@ -49,16 +49,17 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		case vm.sealed != nil && io.Port < sealedVectors:
 			return vm.sealed.trap(io.Port)
 		}
-		if err := access(&vm.ports, &io); err != nil {
-			return vm.portFault(v, err)
-		}
-		return nil
+		return vm.portFault(v, access(&vm.ports, &io))
 	case kvm.ExitMMIO:
+		m, kind := v.MMIO(), FaultMMIO
 		if vm.pc != nil {
-			vm.pc.mmio(v.MMIO())
+			vm.pc.mmio(m)
 			return nil
 		}
-		return vm.mmioFault(v)
+		if m.Addr < vm.mem.Size() { // a write to protected memory, as page-table KVM reports it
+			kind = FaultTranslation
+		}
+		return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 	case kvm.ExitInternalError:
 		x := v.InternalError()
 		return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})

@@ -145,24 +145,16 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	} else {
 		err = vm.bootRing0(img.Entry)
 	}
-	if err != nil {
-		return err
-	}
-	if err := protectSegments(vm.mem, img); err != nil {
-		return err
-	}
-
 	table.View = vm.view
-	if err := vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)); err != nil {
-		return err
-	}
+	// The first error counts. The steps after it do no harm: nothing runs yet.
+	err = cmp.Or(err,
+		protectSegments(vm.mem, img),
+		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)))
 	if !cfg.NoMarks {
-		if err := vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer); err != nil {
-			return err
-		}
+		err = cmp.Or(err, vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer))
 	}
 	vm.timer.Record(MarkLoad)
-	return nil
+	return err
 }
 
 func openKernel(cfg *Config) (*loader.Image, error) {
