@@ -145,8 +145,6 @@ var abiConsts = []struct {
 	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
 	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
 
-	{"CapSyncRegs", "KVM_CAP_SYNC_REGS", uint64(CapSyncRegs)},
-
 	{"ExitUnknown", "KVM_EXIT_UNKNOWN", uint64(ExitUnknown)},
 	{"ExitException", "KVM_EXIT_EXCEPTION", uint64(ExitException)},
 	{"ExitIO", "KVM_EXIT_IO", uint64(ExitIO)},

@@ -34,12 +34,6 @@ const (
 	ioGetTSCKHz         = 0xaea3     // vcpu
 )
 
-// Cap is a capability number for CheckExtension.
-type Cap uint32
-
-// CapSyncRegs says which registers KVM_RUN passes in struct kvm_run.
-const CapSyncRegs Cap = 74
-
 // ExitReason says why KVM_RUN returned.
 type ExitReason uint32
 

@@ -39,6 +39,9 @@ func Open(path string) (*System, error) {
 // Close releases the descriptor. VMs created from it live on.
 func (s *System) Close() error { return unix.Close(s.fd) }
 
+// Cap is a capability number for Check, KVM_CAP_… in <linux/kvm.h>.
+type Cap uint32
+
 // Check returns KVM's answer for a capability: 0 absent, 1 present, for some a
 // number (section 4.4).
 func (s *System) Check(c Cap) (int, error) {
@@ -63,9 +66,7 @@ func (s *System) CreateVM() (*VM, error) {
 	if errno != 0 {
 		return nil, opError("KVM_CREATE_VM", errno)
 	}
-	const need = syncRegs | syncSregs
-	have, err := s.Check(CapSyncRegs)
-	return &VM{fd: int(fd), mmapSize: s.mmapSize, sync: err == nil && have&need == need}, nil
+	return &VM{fd: int(fd), mmapSize: s.mmapSize}, nil
 }
 
 // Entries is the table's used part; changes to it are changes to the table.

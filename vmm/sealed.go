@@ -117,7 +117,8 @@ func (s *sealed) trap(vector uint16) error {
 	if err != nil {
 		return err
 	}
-	return s.resume(f)
+	s.resume(f)
+	return nil
 }
 
 // frame reads the exception frame and checks that it is one that the processor
@@ -150,12 +151,12 @@ func (s *sealed) frame(vector uint16) (*trapFrame, error) {
 }
 
 // resume continues the guest in ring 3 where f says.
-func (s *sealed) resume(f *trapFrame) error {
+func (s *sealed) resume(f *trapFrame) {
 	regs, sregs := f.regs, f.sregs
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	return s.vm.vcpu.SetState()
+	s.vm.vcpu.SetState()
 }
 
 // Bits of a page fault's error code.

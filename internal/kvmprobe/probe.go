@@ -35,7 +35,7 @@ type capability struct {
 var capabilities = []capability{
 	{"USER_MEMORY", 3, true}, {"EXT_CPUID", 7, true}, {"GET_TSC_KHZ", 61, true}, {"IMMEDIATE_EXIT", 136, true},
 	{"IRQCHIP", 0, false}, {"PIT2", 33, false}, {"IRQFD", 32, false}, {"IOEVENTFD", 36, false},
-	{"SYNC_REGS", 74, false}, {"READONLY_MEM", 81, false}, {"NR_MEMSLOTS", 10, false}, {"MAX_VCPUS", 66, false},
+	{"SYNC_REGS", 74, true}, {"READONLY_MEM", 81, false}, {"NR_MEMSLOTS", 10, false}, {"MAX_VCPUS", 66, false},
 }
 
 // Probe asks the KVM device at path, usually /dev/kvm, what it can do. The error
