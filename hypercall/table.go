@@ -122,15 +122,16 @@ func (t *Table) LoadState(state []byte) error {
 	return nil
 }
 
-// buffer returns the n bytes at ptr, for the guest to read into or to write from.
-func (t *Table) buffer(c Call, ptr, n uint64) ([]byte, error) {
+// buffer returns the n bytes at ptr, for the guest to read into or to write from;
+// what names them in the error.
+func (t *Table) buffer(c Call, what string, ptr, n uint64) ([]byte, error) {
 	perm := memory.Read
 	if c == BlockRead || c == NetRead {
 		perm = memory.Write
 	}
 	b, err := t.View.Access(memory.Addr(ptr), n, perm)
 	if err != nil {
-		return nil, pointerError(c, "buffer", err)
+		return nil, pointerError(c, what, err)
 	}
 	return b, nil
 }
