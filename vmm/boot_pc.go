@@ -28,20 +28,13 @@ const (
 	pcHighMem   memory.Addr = 0x100000
 )
 
-// pcLayout is a PC's memory and what was put where.
-type pcLayout struct {
-	mem     *memory.Memory
-	cmdline string
-	initrd  *initrd
-}
-
 // memoryMap is the firmware's view: types 1 (RAM) and 2 (reserved).
-func (l *pcLayout) memoryMap() [][3]uint64 {
+func memoryMap(mem *memory.Memory) [][3]uint64 {
 	m := [][3]uint64{
 		{0, uint64(mpTableAddr), 1},
 		{uint64(mpTableAddr), uint64(pcHighMem - mpTableAddr), 2},
 	}
-	for _, r := range l.mem.Ranges() {
+	for _, r := range mem.Ranges() {
 		start := max(r.Start, pcHighMem)
 		m = append(m, [3]uint64{uint64(start), uint64(r.End - start), 1})
 	}
@@ -66,7 +59,7 @@ const (
 )
 
 // bootLinux starts the kernel in 64-bit mode, the first GiB identity-mapped.
-func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
+func (vm *VM) bootLinux(img *loader.Image, cmdline string, rd *initrd) error {
 	zero := make([]byte, memory.PageSize)
 	if img.Linux.Header != nil {
 		copy(zero[0x1f1:], img.Linux.Header)
@@ -76,13 +69,13 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 		le.PutUint32(zero[0x230:], 0x1000000) // kernel_alignment
 	}
 	zero[0x210] = 0xff // type_of_loader: none of the known ones
-	le.PutUint32(zero[0x218:], uint32(l.initrd.at))
-	le.PutUint32(zero[0x21c:], uint32(l.initrd.size))
+	le.PutUint32(zero[0x218:], uint32(rd.at))
+	le.PutUint32(zero[0x21c:], uint32(rd.size))
 	le.PutUint32(zero[0x228:], uint32(pcCmdline))
 	// As long as the line is: Unikraft and Nanos take it for its length.
-	le.PutUint32(zero[0x238:], uint32(len(l.cmdline)+1))
+	le.PutUint32(zero[0x238:], uint32(len(cmdline)+1))
 	le.PutUint64(zero[0x70:], uint64(pcACPI))
-	m := l.memoryMap()
+	m := memoryMap(vm.mem)
 	zero[0x1e8] = byte(len(m))
 	for i, e := range m {
 		copy(zero[0x2d0+20*i:], le64s(e[:]...)) // of the type 4 bytes; the rest is 0
@@ -94,13 +87,13 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	}
 	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
 	err := cmp.Or(
-		l.mem.Put(pcZeroPage, zero),
-		l.mem.Put(pcGDT, le64s(pcGDTEntries...)),
-		l.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
+		vm.mem.Put(pcZeroPage, zero),
+		vm.mem.Put(pcGDT, le64s(pcGDTEntries...)),
+		vm.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
 	if err != nil {
 		return err
 	}
-	sregs, err := flatSregs(vcpu)
+	sregs, err := flatSregs(vm.vcpu)
 	if err != nil {
 		return err
 	}
@@ -108,38 +101,38 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
 	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
-	return vcpu.SetAll(&kvm.Regs{
+	return vm.vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack),
 	}, &sregs)
 }
 
 // bootPVH starts the kernel in 32-bit protected mode without paging.
-func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
-	m := l.memoryMap()
+func (vm *VM) bootPVH(img *loader.Image, _ string, rd *initrd) error {
+	m := memoryMap(vm.mem)
 	var maps []byte
 	for _, e := range m {
 		maps = append(maps, le64s(e[:]...)...)
 	}
 	modules, modlist := uint64(0), uint64(0)
-	if l.initrd.size > 0 {
+	if rd.size > 0 {
 		modules, modlist = 1, uint64(pcModule)
 	}
 	const magic, version = 0x336ec578, 1
 	err := cmp.Or(
-		l.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
-		l.mem.Put(pcModule, le64s(uint64(l.initrd.at), l.initrd.size, 0, 0)),
-		l.mem.Put(pcZeroPage, maps))
+		vm.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
+		vm.mem.Put(pcModule, le64s(uint64(rd.at), rd.size, 0, 0)),
+		vm.mem.Put(pcZeroPage, maps))
 	if err != nil {
 		return err
 	}
-	sregs, err := flatSregs(vcpu)
+	sregs, err := flatSregs(vm.vcpu)
 	if err != nil {
 		return err
 	}
 	sregs.CS.DB = 1
 	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
 	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
-	return vcpu.SetAll(&kvm.Regs{
+	return vm.vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo),
 		RSP: uint64(pcStack), // not in the protocol; Nanos calls before it sets its own
 	}, &sregs)

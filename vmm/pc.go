@@ -69,12 +69,12 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return err
 	}
-	layout := &pcLayout{initrd: &initrd{}}
+	rd := &initrd{}
 	if cfg.Initrd != "" {
-		if layout.initrd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
+		if rd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
 			return err
 		}
-		defer layout.initrd.file.Close()
+		defer rd.file.Close()
 	}
 	vm.timer.Record(MarkKernel)
 
@@ -82,7 +82,8 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 	if err := vm.attachPC(); err != nil {
 		return err
 	}
-	if layout.cmdline, err = cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax); err != nil {
+	cmdline, err := cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax)
+	if err != nil {
 		return err
 	}
 	if _, err := vm.createVM(img, kvmErr); err != nil {
@@ -93,18 +94,18 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 			return err
 		}
 	}
-	layout.mem, vm.view = vm.mem, memory.NewView(vm.mem)
-	boot := layout.bootLinux
+	boot := vm.bootLinux
 	if img.Kind == loader.KindPVH {
-		boot = layout.bootPVH
+		boot = vm.bootPVH
 	}
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(
-		layout.initrd.load(vm.mem),
-		vm.mem.Put(pcCmdline, []byte(layout.cmdline+"\x00")),
+		rd.load(vm.mem),
+		vm.mem.Put(pcCmdline, []byte(cmdline+"\x00")),
 		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
 		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
-		boot(vm.vcpu, img))
+		boot(img, cmdline, rd))
+	vm.view = memory.NewView(vm.mem)
 	for _, r := range vm.mem.Ranges() {
 		err = cmp.Or(err, vm.view.Grant(r.Start, r.End, memory.ReadWrite))
 	}
