@@ -2,7 +2,6 @@ package loader
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -116,9 +115,4 @@ func (m *Manifest) Encode() []byte {
 		}
 	}
 	return d
-}
-
-// Find returns the handle of the first device with that name and type, or -1.
-func (m *Manifest) Find(name string, t DeviceType) int {
-	return slices.IndexFunc(m.Entries, func(e Device) bool { return e.Type == t && e.Name == name })
 }
