@@ -13,7 +13,8 @@ type System struct {
 	mmapSize int // bytes of a vCPU's kvm_run mapping
 }
 
-// Open opens the KVM device, usually /dev/kvm, and checks its API version.
+// Open opens the KVM device, usually /dev/kvm, and checks its API version. The error
+// is an *OpError, as all of this package are.
 func Open(path string) (*System, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -23,11 +24,11 @@ func Open(path string) (*System, error) {
 	if v, errno := ioctl(fd, ioGetAPIVersion, 0); errno != 0 {
 		err = opError("KVM_GET_API_VERSION", errno)
 	} else if v != apiVersion {
-		err = fmt.Errorf("%s: KVM API version is %d, need %d", path, v, apiVersion)
+		err = &OpError{fmt.Sprintf("%s: KVM API version is %d, need %d", path, v, apiVersion), syscall.ENOTSUP}
 	} else if n, errno := ioctl(fd, ioGetVCPUMmapSize, 0); errno != 0 {
 		err = opError("KVM_GET_VCPU_MMAP_SIZE", errno)
 	} else if n < runSize {
-		err = fmt.Errorf("%s: KVM_GET_VCPU_MMAP_SIZE is %d bytes, need %d", path, n, runSize)
+		err = &OpError{fmt.Sprintf("%s: KVM_GET_VCPU_MMAP_SIZE is %d bytes, need %d", path, n, runSize), syscall.ENOTSUP}
 	} else {
 		s.mmapSize = int(n)
 		return s, nil

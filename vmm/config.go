@@ -133,25 +133,14 @@ type HostError struct {
 	Err  error
 }
 
-// hostError makes an ioctl that failed an error of the host. Others stay what they
-// are.
+// hostError makes an error of package kvm one of the host. Others stay what they are.
 func hostError(err error) error {
 	var op *kvm.OpError
 	var host *HostError
 	if errors.As(err, &op) && !errors.As(err, &host) {
-		return kvmError(err)
+		return &HostError{What: "KVM", Op: op.Op, Err: err}
 	}
 	return err
-}
-
-// kvmError is an error of package kvm.
-func kvmError(err error) *HostError {
-	h := &HostError{What: "KVM", Err: err}
-	var op *kvm.OpError
-	if errors.As(err, &op) {
-		h.Op = op.Op
-	}
-	return h
 }
 
 func (e *HostError) Error() string { return e.What + ": " + e.Err.Error() }

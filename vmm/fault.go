@@ -169,7 +169,7 @@ func (vm *VM) runError(v *kvm.VCPU, errno syscall.Errno) error {
 		}
 		return vm.fault(v, e)
 	}
-	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
+	return hostError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
 }
 
 // ErrUnstableTSC says that the host cannot tell the TSC's frequency, which hvt
@@ -178,7 +178,7 @@ var ErrUnstableTSC = errors.New("host TSC is unstable, cannot continue")
 
 func tscError(err error) error {
 	if errors.Is(err, syscall.EIO) {
-		err = ErrUnstableTSC
+		return &HostError{What: "KVM", Err: ErrUnstableTSC}
 	}
-	return kvmError(err)
+	return err
 }

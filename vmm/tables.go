@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -29,7 +28,6 @@ type mmioDevice struct {
 // The hardware is not "reduced": Linux would then ignore the PIC, the PIT and
 // the ISA interrupts.
 func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
-	le := binary.LittleEndian
 	b := make([]byte, 64) // RSDP
 	// add appends a table and returns where it is in the guest's memory.
 	add := func(signature string, revision byte, body []byte) uint32 {
@@ -96,9 +94,9 @@ func dsdtBody(mmio []mmioDevice) []byte {
 	for i, d := range mmio {
 		s = fmt.Appendf(s, "\x5b\x82\x3bVM%02X\x08_HID\x0dLNRO0005\x00\x08_UID\x0a%c", i, i)
 		s = append(s, "\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01"...)
-		s = binary.LittleEndian.AppendUint32(s, d.addr)
+		s = le.AppendUint32(s, d.addr)
 		s = append(s, "\x00\x10\x00\x00\x89\x06\x00\x03\x01"...)
-		s = binary.LittleEndian.AppendUint32(s, d.irq)
+		s = le.AppendUint32(s, d.irq)
 		s = append(s, "\x79\x00"...)
 	}
 	n := len(s) + 2 + 4 // the length's own two bytes, the name
@@ -122,7 +120,6 @@ func ioapicID(cpus int) byte { return byte(cpus + 1) }
 // Specification 1.4, chapter 4. ISA interrupt n is pin n of the IOAPIC, beyond
 // the 16 of a real ISA bus too: Linux knows only pins that a table tells of.
 func mpTable(cpus int) []byte {
-	le := binary.LittleEndian
 	b := make([]byte, 16+44)
 	copy(b, "_MP_")
 	le.PutUint32(b[4:], mpTableAddr+16)

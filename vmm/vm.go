@@ -166,7 +166,7 @@ func openKernel(cfg *Config) (*loader.Image, error) {
 
 func (vm *VM) openKVM() (err error) {
 	if vm.sys, err = kvm.Open(cmp.Or(vm.cfg.KVM, "/dev/kvm")); err != nil {
-		return kvmError(err)
+		return err
 	}
 	vm.closers = append(vm.closers, vm.sys)
 	vm.timer.Record(MarkKVM)
