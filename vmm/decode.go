@@ -158,25 +158,22 @@ func decode(b []byte) (in insn, ok bool) {
 // decode reads SIB byte and displacement from b and returns their length. rexB
 // and rexX are the prefix's bits, moved to where a register number has them.
 func (ea *effAddr) decode(modrm byte, b []byte, rexB, rexX byte) (n int, ok bool) {
-	ea.base, ea.index = modrm&7|rexB, noReg
-	mod := modrm >> 6
+	mod, rm := modrm>>6, modrm&7
+	ea.base, ea.index = rm|rexB, noReg
 	dispSize := [4]int{0, 1, 4, 0}[mod]
-	if modrm&7 == 4 {
+	if rm == 4 { // a SIB byte follows
 		if len(b) < 1 {
 			return 0, false
 		}
 		sib := b[0]
-		n = 1
-		ea.base = sib&7 | rexB
-		ea.shift = sib >> 6
+		rm, n = sib&7, 1
+		ea.base, ea.shift = rm|rexB, sib>>6
 		if index := sib>>3&7 | rexX; index != 4 { // 4 means none
 			ea.index = index
 		}
-		if sib&7 == 5 && mod == 0 {
-			ea.base, dispSize = noReg, 4
-		}
-	} else if modrm&7 == 5 && mod == 0 {
-		ea.base, ea.rip, dispSize = noReg, true, 4
+	}
+	if rm == 5 && mod == 0 { // no base, but RIP where there is no SIB byte
+		ea.base, ea.rip, dispSize = noReg, n == 0, 4
 	}
 	if len(b) < n+dispSize {
 		return n, false
