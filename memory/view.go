@@ -25,16 +25,15 @@ func NewView(mem *Memory) *View { return &View{mem: mem} }
 // Grant allows p on [start, end). Ranges are granted in ascending order and do
 // not overlap.
 func (v *View) Grant(start, end Addr, p Perm) error {
-	if start >= end {
-		if start == end {
-			return nil
-		}
+	n := len(v.spans)
+	switch {
+	case start == end:
+		return nil
+	case start > end:
 		return fmt.Errorf("grant of guest memory %v-%v: ends before it starts", start, end)
-	}
-	if uint64(end) > v.mem.Size() {
+	case uint64(end) > v.mem.Size():
 		return fmt.Errorf("grant of guest memory %v-%v: memory ends at %#x", start, end, v.mem.Size())
-	}
-	if n := len(v.spans); n > 0 && start < v.spans[n-1].end {
+	case n > 0 && start < v.spans[n-1].end:
 		return fmt.Errorf("grant of guest memory %v-%v: not above the one before, which ends at %v", start, end, v.spans[n-1].end)
 	}
 	v.spans = append(v.spans, span{start, end, p})
