@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -57,30 +58,23 @@ func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
 }
 
 // viewOf grants the mappings that may be in the view.
-func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (*memory.View, error) {
-	v := memory.NewView(mem)
+func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (v *memory.View, err error) {
+	v = memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
-		if !may(&m) {
-			continue
-		}
-		if err := v.Grant(m.start, m.end, m.perm); err != nil {
-			return nil, err
+		if may(&m) {
+			err = cmp.Or(err, v.Grant(m.start, m.end, m.perm))
 		}
 	}
-	return v, nil
+	return v, err
 }
 
 // protectSegments gives the host's pages the permissions of the segments, so
 // that they hold for a ring-0 guest too.
-func protectSegments(mem *memory.Memory, img *loader.Image) error {
+func protectSegments(mem *memory.Memory, img *loader.Image) (err error) {
 	for i := range img.Segments {
-		s := &img.Segments[i]
-		if s.Perm() == memory.ReadWrite {
-			continue
-		}
-		if err := mem.Protect(s.Start(), uint64(s.End()-s.Start()), s.Perm()); err != nil {
-			return err
+		if s := &img.Segments[i]; s.Perm() != memory.ReadWrite {
+			err = cmp.Or(err, mem.Protect(s.Start(), uint64(s.End()-s.Start()), s.Perm()))
 		}
 	}
-	return nil
+	return err
 }
