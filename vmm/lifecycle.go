@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -111,31 +110,6 @@ func (vm *VM) runVCPU(v *kvm.VCPU) (Result, error) {
 	return vm.loop(v)
 }
 
-// errOtherVCPU stops the vCPUs of a VM that one of them has ended.
-var errOtherVCPU = errors.New("another vCPU has ended the VM")
-
-// runPC runs the devices and all vCPUs. The first vCPU that ends decides how the
-// VM has ended, and stops the others.
-func (vm *VM) runPC() (res Result, err error) {
-	stopDevices := vm.startPC()
-	defer stopDevices()
-	var once sync.Once
-	var wg sync.WaitGroup
-	run := func(v *kvm.VCPU) {
-		r, e := vm.runVCPU(v)
-		once.Do(func() {
-			res, err = r, e
-			vm.stop(errOtherVCPU)
-		})
-	}
-	for _, v := range vm.vcpus[1:] {
-		wg.Go(func() { run(v) })
-	}
-	run(vm.vcpu)
-	wg.Wait()
-	return res, err
-}
-
 // Traps is the number of exceptions that a sealed guest has taken to the
 // monitor: privileged instructions, and faults. Call it when Run has returned.
 func (vm *VM) Traps() uint64 {
@@ -181,7 +155,7 @@ func (vm *VM) stopped() error {
 }
 
 // ErrClosed is what Run returns when Close ended it.
-var ErrClosed = fmt.Errorf("VM closed")
+var ErrClosed = errors.New("VM closed")
 
 // Close stops the guest if it runs and releases the vCPU, the memory and the
 // devices; when it returns, they are gone. It may be called from any

@@ -194,23 +194,40 @@ func fill(b []byte, v byte) {
 	}
 }
 
-// start runs the devices' goroutines; the function that it returns ends them and
-// waits until they have.
-func (vm *VM) startPC() (stop func()) {
-	var wg sync.WaitGroup
+// runPC runs the devices and all vCPUs. The first vCPU that ends decides how the
+// VM has ended, and stops the others.
+func (vm *VM) runPC() (res Result, err error) {
 	p := vm.pc
+	var devs, vcpus sync.WaitGroup
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		wg.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
+		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
 	}
 	if p.input != nil && !p.hvc {
-		wg.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
+		devs.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
 	}
-	return func() {
+	defer func() {
 		vm.wake.Signal()
-		wg.Wait()
+		devs.Wait()
+	}()
+	var once sync.Once
+	run := func(v *kvm.VCPU) {
+		r, e := vm.runVCPU(v)
+		once.Do(func() {
+			res, err = r, e
+			vm.stop(errOtherVCPU)
+		})
 	}
+	for _, v := range vm.vcpus[1:] {
+		vcpus.Go(func() { run(v) })
+	}
+	run(vm.vcpu)
+	vcpus.Wait()
+	return res, err
 }
+
+// errOtherVCPU stops the vCPUs of a VM that one of them has ended.
+var errOtherVCPU = errors.New("another vCPU has ended the VM")
 
 // topology gives the CPUID table the identity of vCPU id of n, all cores of one
 // package (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).

@@ -74,7 +74,7 @@ func (s *sealed) execute(in *insn, f *trapFrame) bool {
 		if in.kind == opIRET {
 			n = 40
 		}
-		b, err := s.view().Readable(memory.Addr(f.rsp), n)
+		b, err := s.vm.view.Readable(memory.Addr(f.rsp), n)
 		if err != nil || le.Uint64(b[8:]) != abiCode {
 			return false
 		}
@@ -112,7 +112,7 @@ func (s *sealed) load(in *insn, f *trapFrame, n uint64) []byte {
 	if !in.mem {
 		return le64s(*f.register(in.rm))
 	}
-	b, _ := s.view().Readable(in.address(f), n)
+	b, _ := s.vm.view.Readable(in.address(f), n)
 	return b
 }
 
@@ -122,15 +122,13 @@ func (s *sealed) store(in *insn, f *trapFrame, value []byte) bool {
 		*f.register(in.rm) = uint64(le.Uint16(value))
 		return true
 	}
-	b, err := s.view().Writable(in.address(f), uint64(len(value)))
+	b, err := s.vm.view.Writable(in.address(f), uint64(len(value)))
 	if err != nil {
 		return false
 	}
 	copy(b, value)
 	return true
 }
-
-func (s *sealed) view() *memory.View { return s.vm.view }
 
 // loadSelector is LTR and MOV to a segment register. The processor keeps the
 // sealed ones; what the guest asks for has to be what they stand for.

@@ -196,7 +196,7 @@ func (s *sealed) deliver(f *trapFrame) error {
 // section 8.9.3): gate from the guest's IDT, stack from its TSS if the gate names
 // one, frame on that stack.
 func (s *sealed) enter(f *trapFrame) bool {
-	view := s.view()
+	view := s.vm.view
 	offset := f.vector * 16
 	gate, err := view.Readable(memory.Addr(s.idt.Base+offset), 16)
 	if err != nil || s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
@@ -250,7 +250,7 @@ func (s *sealed) codeFor(f *trapFrame) uint64 {
 // loadTR is LTR, as execute: it reads the descriptor, as the processor does, once.
 func (s *sealed) loadTR(sel uint16) bool {
 	offset := uint64(sel &^ 7)
-	b, err := s.view().Readable(memory.Addr(s.gdt.Base+offset), 16)
+	b, err := s.vm.view.Readable(memory.Addr(s.gdt.Base+offset), 16)
 	if err != nil || offset == 0 || offset+15 > uint64(s.gdt.Limit) {
 		return false
 	}
