@@ -12,34 +12,25 @@ import (
 	"github.com/uvm-monitor/uvm/memory"
 )
 
-// FaultKind says what a guest did that ended it.
-type FaultKind int
+// FaultKind says what a guest did that ended it, in the words of the report.
+type FaultKind string
 
 // The kinds of fault.
 const (
-	FaultTranslation FaultKind = iota // touched memory that the host does not let it
-	FaultMMIO                         // touched an address without memory
-	FaultPort                         // touched a port in a way that nothing answers
-	FaultHypercall                    // called a hypercall that does not exist
-	FaultPointer                      // gave a hypercall a pointer that leaves its memory
-	FaultInternal                     // an instruction that this KVM cannot run
-	FaultEntry                        // the processor refused the guest's state
-	FaultShutdown                     // triple fault; on SVM RIP is that after reset, 0xfff0
-	FaultHLT                          // halted with nothing that could wake it
-	FaultExit                         // any other exit of KVM
-	FaultException                    // sealed: an exception that the guest has no handler for
-	FaultPrivileged                   // sealed: an instruction that the monitor does not carry out
-	FaultSeal                         // sealed: ring 0 was entered in a way that should not exist
+	FaultTranslation FaultKind = "host/guest translation fault"        // touched memory that the host does not let it
+	FaultMMIO        FaultKind = "access to an address without memory" // touched an address without memory
+	FaultPort        FaultKind = "invalid port access"                 // touched a port in a way that nothing answers
+	FaultHypercall   FaultKind = "invalid hypercall"                   // called a hypercall that does not exist
+	FaultPointer     FaultKind = "invalid guest pointer"               // gave a hypercall a pointer that leaves its memory
+	FaultInternal    FaultKind = "KVM internal error"                  // an instruction that this KVM cannot run
+	FaultEntry       FaultKind = "KVM entry failure"                   // the processor refused the guest's state
+	FaultShutdown    FaultKind = "triple fault"                        // triple fault; on SVM RIP is that after reset, 0xfff0
+	FaultHLT         FaultKind = "HLT without an interrupt to wake it" // halted with nothing that could wake it
+	FaultExit        FaultKind = "unhandled KVM exit"                  // any other exit of KVM
+	FaultException   FaultKind = "exception without a handler"         // sealed: an exception that the guest has no handler for
+	FaultPrivileged  FaultKind = "refused instruction (try --ring 0)"  // sealed: an instruction that the monitor does not carry out
+	FaultSeal        FaultKind = "broken seal"                         // sealed: ring 0 was entered in a way that should not exist
 )
-
-func (k FaultKind) String() string {
-	return [...]string{
-		"host/guest translation fault", "access to an address without memory", "invalid port access",
-		"invalid hypercall", "invalid guest pointer", "KVM internal error", "KVM entry failure",
-		"triple fault", "HLT without an interrupt to wake it", "unhandled KVM exit",
-		"exception without a handler", "refused instruction (try --ring 0)", "broken seal",
-	}[k]
-}
 
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
@@ -56,7 +47,7 @@ type GuestError struct {
 }
 
 func (e *GuestError) Error() string {
-	s := "guest fault: " + e.Kind.String()
+	s, regs := "guest fault: "+string(e.Kind), e.Vector != 0
 	switch e.Kind {
 	case FaultPort, FaultHypercall, FaultPointer:
 		s += ": " + e.Err.Error()
@@ -70,6 +61,7 @@ func (e *GuestError) Error() string {
 	case FaultExit:
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
 	case FaultException, FaultPrivileged, FaultSeal:
+		regs = true
 		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
 		fallthrough
 	case FaultTranslation, FaultMMIO, FaultShutdown:
@@ -89,7 +81,7 @@ func (e *GuestError) Error() string {
 	if len(e.Insn) > 0 {
 		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
 	}
-	if e.Vector != 0 || e.Kind >= FaultException {
+	if regs {
 		r := &e.Regs
 		s += fmt.Sprintf(", rax=%#x rbx=%#x rcx=%#x rdx=%#x rsi=%#x rdi=%#x rbp=%#x rsp=%#x r8=%#x r9=%#x r10=%#x r11=%#x r12=%#x r13=%#x r14=%#x r15=%#x rflags=%#x",
 			r.RAX, r.RBX, r.RCX, r.RDX, r.RSI, r.RDI, r.RBP, r.RSP, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RFLAGS)
