@@ -88,22 +88,15 @@ func (v *VCPU) MMIO() MMIO {
 // FailEntry is the hardware's reason for an exit of kind ExitFailEntry.
 func (v *VCPU) FailEntry() uint64 { return (*exitFailEntry)(v.run.union()).hardwareReason }
 
-// InternalError is an exit of kind ExitInternalError. Insn holds the bytes of
-// the instruction that KVM's emulator refused, where the kernel tells them.
-type InternalError struct {
-	Suberror uint32
-	Insn     []byte // a copy
-}
-
-// InternalError describes an exit whose reason is ExitInternalError.
-func (v *VCPU) InternalError() InternalError {
+// InternalError describes an exit whose reason is ExitInternalError. insn is a copy
+// of the instruction that KVM's emulator refused, where the kernel tells it.
+func (v *VCPU) InternalError() (suberror uint32, insn []byte) {
 	x := (*exitInternal)(v.run.union())
-	e := InternalError{Suberror: x.suberror}
 	const hasInsn = 1 // KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
 	if x.suberror == SuberrorEmulation && x.ndata >= 3 && x.flags&hasInsn != 0 {
-		e.Insn = append(e.Insn, x.insn[:min(int(x.insnSize), len(x.insn))]...)
+		insn = append(insn, x.insn[:min(int(x.insnSize), len(x.insn))]...)
 	}
-	return e
+	return x.suberror, insn
 }
 
 // MemoryFault is the guest-physical address that made Run answer EFAULT, where

@@ -61,8 +61,8 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		}
 		return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 	case kvm.ExitInternalError:
-		x := v.InternalError()
-		return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
+		suberror, insn := v.InternalError()
+		return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(suberror), Insn: insn})
 	case kvm.ExitFailEntry:
 		return vm.fault(v, &GuestError{Kind: FaultEntry, Code: v.FailEntry()})
 	case kvm.ExitShutdown:
