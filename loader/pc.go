@@ -39,19 +39,19 @@ func (img *Image) readPC(phdrs []phdr, boot Kind) error {
 	if boot == KindLinux {
 		return nil // the notes mean nothing then, and may be broken
 	}
-	entry, err := img.findPVH(phdrs)
-	if entry != nil {
-		img.Kind, img.Entry = KindPVH, *entry
-	} else if err == nil && boot == KindPVH {
-		err = img.errorf(ErrFormat, "no PVH note (Xen's PHYS32_ENTRY); if it has a 64-bit Linux entry point, use --boot linux")
+	if err := img.findPVH(phdrs); err != nil {
+		return err
 	}
-	return err
+	if boot == KindPVH && img.Kind != KindPVH {
+		return img.errorf(ErrFormat, "no PVH note (Xen's PHYS32_ENTRY); if it has a 64-bit Linux entry point, use --boot linux")
+	}
+	return nil
 }
 
-// findPVH returns the entry point that the PVH note names (Xen's
-// public/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY), or nil where there is none. All
-// notes of all PT_NOTE entries are looked at.
-func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
+// findPVH takes the entry point that the PVH note names (Xen's public/elfnote.h,
+// XEN_ELFNOTE_PHYS32_ENTRY), where there is one. All notes of all PT_NOTE entries are
+// looked at.
+func (img *Image) findPVH(phdrs []phdr) error {
 	left := uint64(maxNotes)
 	for i, ph := range phdrs {
 		if ph.typ != ptNote {
@@ -59,12 +59,12 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 		}
 		what := fmt.Sprintf("notes in program header %d", i)
 		if ph.filesz > left {
-			return nil, img.errorf(ErrFormat, "%s: %d bytes, a kernel has at most %d of notes", what, ph.filesz, maxNotes)
+			return img.errorf(ErrFormat, "%s: %d bytes, a kernel has at most %d of notes", what, ph.filesz, maxNotes)
 		}
 		left -= ph.filesz
 		b := make([]byte, ph.filesz)
 		if err := img.readAt(b, ph.offset, what); err != nil {
-			return nil, err
+			return err
 		}
 		mask := min(max(ph.align, 4), 8) - 1 // name and descriptor are padded to 4 or 8 bytes
 		for len(b) >= elfNoteHdr {
@@ -73,23 +73,23 @@ func (img *Image) findPVH(phdrs []phdr) (entry *memory.Addr, err error) {
 			desc := (name + mask) &^ mask
 			end := desc + uint64(le.Uint32(b[4:]))
 			if end > uint64(len(b)) {
-				return nil, img.errorf(ErrFormat, "%s: a note of %d bytes, where %d are left (--boot linux does without notes)", what, end, len(b))
+				return img.errorf(ErrFormat, "%s: a note of %d bytes, where %d are left (--boot linux does without notes)", what, end, len(b))
 			}
 			var v [8]byte
 			copy(v[:], b[desc:end])
 			switch at := memory.Addr(le.Uint64(v[:])); {
 			case le.Uint32(b[8:]) != 18 || string(b[elfNoteHdr:name]) != "Xen\x00":
 			case end-desc != 4 && end-desc != 8:
-				return nil, img.errorf(ErrFormat, "%s: PVH entry point of %d bytes, need 4 or 8", what, end-desc)
-			case entry != nil && *entry != at:
-				return nil, img.errorf(ErrFormat, "%s: PVH entry point %v, but another note says %v", what, at, *entry)
+				return img.errorf(ErrFormat, "%s: PVH entry point of %d bytes, need 4 or 8", what, end-desc)
+			case img.Kind == KindPVH && img.Entry != at:
+				return img.errorf(ErrFormat, "%s: PVH entry point %v, but another note says %v", what, at, img.Entry)
 			default:
-				entry = &at
+				img.Kind, img.Entry = KindPVH, at
 			}
 			b = b[min((end+mask)&^mask, uint64(len(b))):]
 		}
 	}
-	return entry, nil
+	return nil
 }
 
 // FitPC checks segments and entry point of a KindPVH or KindLinux image against
