@@ -188,7 +188,7 @@ func (vm *VM) createVM(img *loader.Image, kvmErr error) (cpuid *kvm.CPUID, err e
 	if err != nil {
 		return nil, &HostError{What: "memory", Err: err}
 	}
-	vm.closers = append(vm.closers, vm.mem)
+	vm.closers = slices.Insert(vm.closers, 0, io.Closer(vm.mem)) // goes last: devices may work on it
 	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
 		return nil, err
 	}
