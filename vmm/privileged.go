@@ -106,11 +106,11 @@ func (s *sealed) execute(in *insn, f *trapFrame) bool {
 	return true
 }
 
-// load returns the n bytes of a memory operand, or a register, of which the low bytes
-// count; nil where the guest may not read them.
+// load returns the n bytes, 16 at the most, of a memory operand, or a register, of
+// which the low bytes count; nil where the guest may not read them.
 func (s *sealed) load(in *insn, f *trapFrame, n uint64) []byte {
 	if !in.mem {
-		return le64s(*f.register(in.rm))
+		return le64s(*f.register(in.rm), 0)[:n]
 	}
 	b, _ := s.vm.view.Readable(in.address(f), n)
 	return b
