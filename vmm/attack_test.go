@@ -256,7 +256,7 @@ func attack(t *testing.T, seed uint64) (end string) {
 	case err == nil && (res.Stop == devices.StopPowerOff || res.Stop == devices.StopReset || res.Stop == devices.StopExit):
 		end = string(res.Stop)
 	case errors.As(err, &guest):
-		end = guest.Kind.String()
+		end = string(guest.Kind)
 	default:
 		t.Errorf("Run = %+v, %v; want an end of the guest's own", res, err)
 	}

@@ -53,7 +53,7 @@ func runMain(args []string) int {
 	if err != nil {
 		undo()
 		tty.restore()
-		return fail(startStatus(err), "%v", err)
+		return fail(startStatus(err), "%s", startError(err))
 	}
 	if s.Timeout > 0 {
 		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })

@@ -18,7 +18,7 @@ func solo5Error(err error, run *solo5Run) error {
 	var (
 		kernel   *loader.Error
 		missing  *vmm.UnattachedError
-		device   *vmm.DeviceError
+		config   *vmm.ConfigError
 		capacity *vmm.CapacityError
 		cmdline  *vmm.CommandLineError
 		end      *hostio.Error
@@ -29,7 +29,7 @@ func solo5Error(err error, run *solo5Run) error {
 	switch {
 	case errors.As(err, &kernel):
 		return solo5Kernel(kernel)
-	case errors.As(err, &device) && run != nil:
+	case errors.As(err, &config) && run != nil:
 		// A name that is not in the manifest: find the option that it came from.
 		if e := solo5Explain(run.kernel, run.words()); e != nil {
 			return e

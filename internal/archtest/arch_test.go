@@ -23,7 +23,7 @@ const module = "github.com/uvm-monitor/uvm"
 
 // allowed lists for each package of the core which of our packages it may
 // import. What is not listed here may import anything of ours except package
-// kvm, which is vmm's alone.
+// kvm, which is for vmm and for internal/kvmprobe only.
 var allowed = map[string][]string{
 	"kvm":             {},
 	"memory":          {},
@@ -53,7 +53,7 @@ func isCore(pkg string) bool {
 // holds it where it is, and only goes down.
 const (
 	coreBound = 6000
-	coreNow   = 6746
+	coreNow   = 6074
 )
 
 type goPackage struct {
@@ -103,8 +103,8 @@ func TestImports(t *testing.T) {
 				t.Errorf("%s imports %s, which is not for every VM", name, ours)
 			case isOurs && !listed && isCore(name):
 				t.Errorf("%s belongs to the core and is not in archtest's table", name)
-			case isOurs && ours == "kvm" && name != "vmm":
-				t.Errorf("%s imports kvm, which is vmm's alone", name)
+			case isOurs && ours == "kvm" && name != "vmm" && name != "internal/kvmprobe":
+				t.Errorf("%s imports kvm, which is for vmm and internal/kvmprobe only", name)
 			case !isOurs && (isCore(name) || slices.Contains(pluggable, name)) && strings.Contains(strings.Split(imp, "/")[0], ".") && !strings.HasPrefix(imp, "golang.org/x/sys/"):
 				t.Errorf("%s imports %s; the core uses the standard library and golang.org/x/sys only", name, imp)
 			case imp == "net/http" || imp == "net":

@@ -17,7 +17,8 @@ import (
 // skips are the tests that do not run in the lab though their package does.
 // Each says why it could not hold there; that it is slow is no reason.
 var skips = map[string]map[string]string{
-	"kvm": {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
+	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
+	"internal/kvmprobe": {"TestHeader": "as kvm's"},
 }
 
 // TestLab runs every package that has tests with a real KVM once more, on the

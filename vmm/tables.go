@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -29,7 +28,6 @@ type mmioDevice struct {
 // The hardware is not "reduced": Linux would then ignore the PIC, the PIT and
 // the ISA interrupts.
 func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
-	le := binary.LittleEndian
 	b := make([]byte, 64) // RSDP
 	// add appends a table and returns where it is in the guest's memory.
 	add := func(signature string, revision byte, body []byte) uint32 {
@@ -96,12 +94,67 @@ func dsdtBody(mmio []mmioDevice) []byte {
 	for i, d := range mmio {
 		s = fmt.Appendf(s, "\x5b\x82\x3bVM%02X\x08_HID\x0dLNRO0005\x00\x08_UID\x0a%c", i, i)
 		s = append(s, "\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01"...)
-		s = binary.LittleEndian.AppendUint32(s, d.addr)
+		s = le.AppendUint32(s, d.addr)
 		s = append(s, "\x00\x10\x00\x00\x89\x06\x00\x03\x01"...)
-		s = binary.LittleEndian.AppendUint32(s, d.irq)
+		s = le.AppendUint32(s, d.irq)
 		s = append(s, "\x79\x00"...)
 	}
 	n := len(s) + 2 + 4 // the length's own two bytes, the name
 	b := append([]byte("\x08_S5_\x12\x06\x04\x00\x00\x00\x00\x10"), byte(n&15|0x40), byte(n>>4))
 	return append(append(b, "_SB_"...), s...)
+}
+
+// Where a PC-like machine has what its tables tell of.
+const (
+	mpTableAddr = 0x9fc00 // the last KiB below 640 KiB, where guests look
+	lapicAddr   = 0xfee00000
+	ioapicAddr  = 0xfec00000
+	ioapicPins  = 24
+)
+
+// ioapicID is the IOAPIC's id, which no CPU has: theirs are 0 to cpus-1.
+func ioapicID(cpus int) byte { return byte(cpus + 1) }
+
+// mpTable returns what belongs at mpTableAddr for 1 to 16 CPUs, at most 1 KiB:
+// the floating pointer and the configuration table of the MultiProcessor
+// Specification 1.4, chapter 4. ISA interrupt n is pin n of the IOAPIC, beyond
+// the 16 of a real ISA bus too: Linux knows only pins that a table tells of.
+func mpTable(cpus int) []byte {
+	b := make([]byte, 16+44)
+	copy(b, "_MP_")
+	le.PutUint32(b[4:], mpTableAddr+16)
+	b[8], b[9] = 1, 4 // 16 bytes, specification 1.4
+	setChecksum(b[:16], 10)
+
+	for id := range cpus {
+		// Enabled; signature and features are for who has no CPUID.
+		b = append(b, 0, byte(id), 0x14, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
+	b[16+44+3] |= 2 // CPU 0 boots the others
+	b = append(b, "\x01\x00ISA   "...)
+	b = le.AppendUint32(append(b, 2, ioapicID(cpus), 0x11, 1), ioapicAddr)
+	for pin := range byte(ioapicPins) {
+		b = append(b, 3, 0, 0, 0, 0, pin, ioapicID(cpus), pin) // as on the bus: edge, active high
+	}
+	b = append(b, 4, 3, 0, 0, 0, 0, 0, 0)    // ExtINT, the 8259s: LINT0 of CPU 0
+	b = append(b, 4, 1, 0, 0, 0, 0, 0xff, 1) // NMI: LINT1 of all
+
+	t := b[16:]
+	copy(t, "PCMP")
+	le.PutUint16(t[4:], uint16(len(t)))
+	t[6] = 4
+	copy(t[8:], "UVM     PC          ")
+	le.PutUint16(t[34:], uint16(cpus+1+1+ioapicPins+2))
+	le.PutUint32(t[36:], lapicAddr)
+	setChecksum(t, 7)
+	return b
+}
+
+// setChecksum changes the byte at off so that all of b add up to 0.
+func setChecksum(b []byte, off int) {
+	var sum byte
+	for _, v := range b {
+		sum += v
+	}
+	b[off] -= sum
 }
