@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -42,7 +43,11 @@ func (vm *VM) attachPC() error {
 		}
 		what := fmt.Sprintf("disk %q", name)
 		log := vm.failureLog(what)
-		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) { log(op+" failed", err) })); err != nil {
+		blk, err := virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) { log(op+" failed", err) })
+		if err != nil {
+			return &HostError{What: what, Err: errors.Join(err, d.Close())}
+		}
+		if err := vm.addVirtio(what, blk); err != nil {
 			return err
 		}
 	}
