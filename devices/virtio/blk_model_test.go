@@ -126,21 +126,21 @@ func (m *blkModel) request(kind uint32, sector uint64, out []byte, in int) (stat
 			return blkIOErr, nil
 		}
 		copy(m.data[sector*512:], out)
-		if m.through {
+		if m.through && len(out) > 0 {
 			return flush(), nil
 		}
 		return blkOK, nil
 	case blkSync:
 		return flush(), nil
 	case blkDiscardKind, blkZeroesKind:
-		if m.ro || len(out) != 16 {
+		if len(out) != 16 {
 			return blkIOErr, nil
 		}
 		sector, n, flags := le.Uint64(out), uint64(le.Uint32(out[8:])), le.Uint32(out[12:])
 		switch {
 		case flags > 1 || flags == 1 && kind == blkDiscardKind:
 			return blkUnsupp, nil
-		case n > maxRange || sector > sectors || n > sectors-sector:
+		case m.ro || n > maxRange || sector > sectors || n > sectors-sector:
 			return blkIOErr, nil
 		}
 		clear(m.data[512*sector:][:512*n])
