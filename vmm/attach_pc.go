@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -29,9 +30,13 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		vm.addVirtio(fmt.Sprintf("disk %q", name), virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+		blk, err := virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
 			vm.logFailure(failures, "disk", name, op+" failed", err)
-		}))
+		})
+		if err != nil {
+			return &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(err, d.Close())}
+		}
+		vm.addVirtio(fmt.Sprintf("disk %q", name), blk)
 	}
 	// The console that the kernel is told of is the one that input goes to.
 	if cfg.virtioConsole() {

@@ -27,8 +27,7 @@ func OpenDisk(path string, readOnly bool) (*Disk, error) {
 	if readOnly {
 		op, flags, lock = "open", unix.O_RDONLY, unix.LOCK_SH
 	}
-	// O_NONBLOCK keeps the open of a FIFO from hanging; it means nothing for
-	// the files that are accepted.
+	// O_NONBLOCK keeps the open of a FIFO from hanging.
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &Error{path, op, err}
@@ -56,6 +55,10 @@ func (d *Disk) check(lock int) error {
 		return ErrDiskBusy
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
+	}
+	// io_uring would answer EAGAIN instead of waiting for the disk.
+	if err := unix.SetNonblock(d.fd, false); err != nil {
+		return err
 	}
 	// After the lock, so that a VM which is ending cannot change it any more.
 	var err error
@@ -114,6 +117,16 @@ func (d *Disk) flush(call func(int) error) syscall.Errno {
 		}
 		d.failed = errno(err)
 		break
+	}
+	return d.failed
+}
+
+// flushed notes how a flush ended and returns what its caller is told.
+func (d *Disk) flushed(e syscall.Errno) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == 0 {
+		d.failed = e
 	}
 	return d.failed
 }

@@ -19,9 +19,7 @@ var kinds = []struct {
 	{func() Device { return newEcho() }, func(d *driver) { d.Add([][]byte{{1}}, 1) }},
 	{func() Device { return NewRNG() }, func(d *driver) { d.Add(nil, 16) }},
 	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.Add([][]byte{{1}}) }},
-	{func() Device {
-		return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {})
-	},
+	{func() Device { return blkOf(4096) },
 		func(d *driver) { d.Add([][]byte{make([]byte, 16)}, 512, 1) }},
 	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.Add([][]byte{make([]byte, 60)}) }},
 }
@@ -148,7 +146,7 @@ func (g *guest) badState(name string, state []byte, want string) {
 
 // TestOtherDevice: a state is for a device that is the same to its guest.
 func TestOtherDevice(t *testing.T) {
-	disk := func(size int) Device { return NewBlk(&fakeDisk{data: make([]byte, size)}, false, "", nil) }
+	disk := func(size int) Device { return blkOf(size) }
 	nic := func(mac byte, mtu int) Device { return NewNet(&sinkNIC{}, [6]byte{mac}, mtu) }
 	for _, c := range []struct {
 		saved, other Device
