@@ -152,6 +152,13 @@ func (t *Tap) MTU() int { return t.mtu }
 // VnetHeader is 12 or 0.
 func (t *Tap) VnetHeader() int { return t.header }
 
+// SetOffload is TUNSETOFFLOAD.
+func (t *Tap) SetOffload(flags int) syscall.Errno {
+	err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags)
+	e, _ := err.(syscall.Errno)
+	return e
+}
+
 // PollFD is the descriptor itself.
 func (t *Tap) PollFD() int { return t.fd }
 
