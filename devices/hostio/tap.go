@@ -154,9 +154,7 @@ func (t *Tap) VnetHeader() int { return t.header }
 
 // SetOffload is TUNSETOFFLOAD.
 func (t *Tap) SetOffload(flags int) syscall.Errno {
-	err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags)
-	e, _ := err.(syscall.Errno)
-	return e
+	return errno(unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags))
 }
 
 // PollFD is the descriptor itself.

@@ -26,24 +26,22 @@ const (
 type Net struct {
 	Base
 	nic      devices.NIC
-	hdr      int // length of the NIC's header, which is laid out as the driver's
 	features uint64
 	config   [12]byte // struct virtio_net_config up to mtu
 
 	rx, tx         *Queue
-	toHost, toRead offloads // negotiated, of the frames sent and received
+	sent, received offloads // negotiated
+	hdr            int      // length of the NIC's header, which is laid out as the driver's
+	header         [netHeaderSize]byte
+	out            Buffers // reused: the frame that is sent, with the NIC's header
 	c              Chain
-	header         [netHeaderSize]byte // of the frame that is sent
-	out            [][]byte            // reused: that frame, with the NIC's header
 
 	// A frame may need dozens of chains: those that are popped and not used are held.
-	held  []heldChain
-	most  int     // of held
-	bufs  Buffers // of held, for the next frame with the NIC's header
-	room  int     // bytes in bufs
-	frame []byte  // the end of a frame that is longer than room; all of late
-	late  []byte  // a frame that waits for more chains
-	ready bool    // the NIC's next frame can be taken
+	held        []heldChain
+	bufs        Buffers // of held, for the next frame with the NIC's header
+	room, most  int     // bytes of bufs; length of held
+	frame, late []byte  // what bufs have no room for; a frame that waits for more chains
+	ready       bool    // the NIC's next frame can be taken
 
 	rxDropped, txDropped atomic.Uint64
 }
@@ -86,9 +84,9 @@ func (n *Net) Start(features uint64, q []*Queue) {
 	if features&netMergeable != 0 && n.rx != nil {
 		n.most = int(n.rx.size)
 	}
-	n.toHost, n.toRead = negotiated(features)
+	n.sent, n.received = negotiated(features)
 	if n.hdr > 0 {
-		n.nic.SetOffload(int(n.toRead))
+		n.nic.SetOffload(int(n.received))
 	}
 }
 
@@ -112,7 +110,7 @@ func (n *Net) send() error {
 		}
 		n.c.Out.CopyTo(n.header[:])
 		n.out = append(append(n.out[:0], n.header[:n.hdr]), n.c.Out.Skip(netHeaderSize)...)
-		if size < minFrame || size > maxFrame || !n.toHost.cover(&n.header) || !inside(&n.header, size) || n.nic.WriteFrame(n.out) != 0 {
+		if size < minFrame || size > maxFrame || !n.sent.cover(&n.header) || !inside(&n.header, size) || n.nic.WriteFrame(n.out) != 0 {
 			n.txDropped.Add(1)
 		}
 		n.tx.Push(n.c.Head, 0)
@@ -120,36 +118,30 @@ func (n *Net) send() error {
 }
 
 func (n *Net) receive() error {
-	n.ready = false
-	for {
+	for n.ready = false; ; {
 		wait, err := n.hold()
 		if err != nil || len(n.held) == 0 {
 			return err
 		}
 		got, errno := n.next()
-		switch {
-		case errno == syscall.EAGAIN:
-			n.ready = true
-			return nil
-		case errno != 0:
-			// A NIC that was deleted is readable for ever. The driver's next
-			// notification has it tried again.
-			n.rxDropped.Add(1)
-			return nil
-		case got > n.room && wait && got < len(n.frame):
-			if n.late == nil {
-				n.bufs.CopyTo(n.frame)
-				n.late = n.frame[:got]
-			}
+		if n.ready = errno == syscall.EAGAIN; n.ready {
 			return nil
 		}
-		if n.late = nil; got > n.room || !n.deliver(got) {
-			n.rxDropped.Add(1)
-			// It took no chain, and a round must end.
-			if n.rx.left -= chainBytes; n.rx.left <= 0 {
-				n.rx.more = true
-				return nil
-			}
+		if errno == 0 && got > n.room && wait && got < len(n.frame) {
+			n.bufs.CopyTo(n.frame)
+			n.late = n.frame[:got]
+			return nil
+		}
+		n.late = nil
+		if errno == 0 && got <= n.room && n.deliver(got) {
+			continue
+		}
+		n.rxDropped.Add(1)
+		// A round ends, also if no frame takes a chain. A NIC that was deleted is
+		// readable for ever: the driver's next notification has it tried again.
+		if n.rx.left -= chainBytes; errno != 0 || n.rx.left <= 0 {
+			n.rx.more = errno == 0
+			return nil
 		}
 	}
 }
@@ -190,7 +182,7 @@ func (n *Net) next() (int, devices.Errno) {
 // not negotiated: the NIC may have had them since before.
 func (n *Net) deliver(got int) bool {
 	var h [netHeaderSize]byte
-	if n.bufs.CopyTo(h[:n.hdr]); !n.toRead.cover(&h) {
+	if n.bufs.CopyTo(h[:n.hdr]); !n.received.cover(&h) {
 		return false
 	}
 	chains, bufs, size := 0, 0, 0

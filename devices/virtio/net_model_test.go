@@ -105,7 +105,7 @@ func FuzzNet(f *testing.F) {
 		}
 		for i, o := range netOffloads {
 			if hdr > 0 && how>>2>>i&1 != 0 {
-				r.features |= o.host | o.toGuest
+				r.features |= o.sent | o.received
 			}
 		}
 		r.restart()

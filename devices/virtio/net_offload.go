@@ -17,34 +17,29 @@ const (
 // offloads are TUN_F_… of linux/if_tun.h.
 type offloads int
 
-const offloadUSO = unix.TUN_F_USO4 | unix.TUN_F_USO6 // Linux has both or, before 6.2, neither
-
-// netOffloads are the features of each offload, of frames sent and received.
+// netOffloads are the features of each offload, for frames sent and received.
 var netOffloads = [...]struct {
-	flag           offloads
+	flags          offloads
 	sent, received uint64
 }{
 	{unix.TUN_F_CSUM, 1 << 0, 1 << 1},
 	{unix.TUN_F_TSO4, 1 << 11, 1 << 7},
 	{unix.TUN_F_TSO6, 1 << 12, 1 << 8},
 	{unix.TUN_F_TSO_ECN, 1 << 13, 1 << 9},
-	{offloadUSO, 1 << 56, 1<<54 | 1<<55},
+	{unix.TUN_F_USO4 | unix.TUN_F_USO6, 1 << 56, 1<<54 | 1<<55}, // both or, before Linux 6.2, neither
 }
 
 // offered is the features for what the NIC has: a host that gives frames of a kind
 // also takes them.
 func offered(nic devices.NIC) (features uint64) {
-	for all := netOffloads[:]; len(all) > 0; all = all[:len(all)-1] {
-		flags, features := offloads(0), uint64(0)
-		for _, o := range all {
-			flags, features = flags|o.flag, features|o.sent|o.received
-		}
-		if nic.SetOffload(int(flags)) == 0 {
-			nic.SetOffload(0)
-			return features
+	have := offloads(0)
+	for _, o := range netOffloads {
+		if nic.SetOffload(int(have|o.flags)) == 0 {
+			have, features = have|o.flags, features|o.sent|o.received
 		}
 	}
-	return 0
+	nic.SetOffload(0)
+	return features
 }
 
 // negotiated is what the driver has accepted. Without checksums there is nothing else
@@ -52,10 +47,10 @@ func offered(nic devices.NIC) (features uint64) {
 func negotiated(features uint64) (sent, received offloads) {
 	for _, o := range netOffloads {
 		if features&1 != 0 && features&o.sent != 0 {
-			sent |= o.flag
+			sent |= o.flags
 		}
 		if features&2 != 0 && features&o.received == o.received {
-			received |= o.flag
+			received |= o.flags
 		}
 	}
 	return sent, received
@@ -64,23 +59,14 @@ func negotiated(features uint64) (sent, received offloads) {
 // Of struct virtio_net_hdr (section 5.1.6): bits of flags, and of gso_type.
 const needsCsum, dataValid, segmentECN = 1, 2, 0x80
 
-// segmentTypes are the offloads of each gso_type; those that need all are not offered.
-var segmentTypes = [...]offloads{0, unix.TUN_F_TSO4, -1, -1, unix.TUN_F_TSO6, offloadUSO}
+// segments are the offloads for each gso_type; those with all bits are never offered.
+var segments = [...]offloads{0, unix.TUN_F_TSO4, -1, -1, unix.TUN_F_TSO6, unix.TUN_F_USO4 | unix.TUN_F_USO6, -1}
 
 // cover says whether a frame with header h needs no other offloads. It clears what
 // means nothing.
 func (o offloads) cover(h *[netHeaderSize]byte) bool {
-	need, segment := offloads(0), int(h[1]&^segmentECN)
-	if segment >= len(segmentTypes) {
-		return false
-	}
-	if h[0]&needsCsum != 0 {
-		need = unix.TUN_F_CSUM
-	}
-	if h[1]&segmentECN != 0 {
-		need |= unix.TUN_F_TSO_ECN
-	}
-	need |= segmentTypes[segment]
+	need := segments[min(int(h[1]&^segmentECN), len(segments)-1)]
+	need |= offloads(h[0]&needsCsum | h[1]&segmentECN>>4) // TUN_F_CSUM, TUN_F_TSO_ECN
 	if need == 0 {
 		clear(h[2:])
 	}
@@ -93,10 +79,9 @@ func (o offloads) cover(h *[netHeaderSize]byte) bool {
 // inside says whether what header h asks for lies in the frame of size bytes, at least
 // 2. What follows from it is the host's kernel's matter.
 func inside(h *[netHeaderSize]byte, size int) bool {
-	word := func(i int) int { return int(le.Uint16(h[i:])) }
 	if h[0]&needsCsum == 0 {
 		return h[1] == 0 // segments need it always (section 5.1.6.2.1)
 	}
-	start, offset := word(6), word(8)
-	return word(2) <= size && (h[1] == 0 || word(4) > 0) && start <= size-2 && offset <= size-2-start
+	headers, segment, start, offset := int(le.Uint16(h[2:])), le.Uint16(h[4:]), int(le.Uint16(h[6:])), int(le.Uint16(h[8:]))
+	return headers <= size && (h[1] == 0 || segment > 0) && start <= size-2 && offset <= size-2-start
 }
