@@ -22,7 +22,7 @@ type NIC interface {
 	// SetOffload says which frames ReadFrame may give: TUN_F_… of linux/if_tun.h, and
 	// 0 for those that need no offload, as in the beginning. EINVAL says that the
 	// host does not know all of them. It takes effect for frames that come from then
-	// on, and only where there is a header.
+	// on. Without a header only 0 has a meaning.
 	SetOffload(flags int) Errno
 	// PollFD becomes readable (poll(2), POLLIN) when a frame waits.
 	PollFD() int

@@ -14,8 +14,8 @@ const (
 	netHeaderSize = 12 // struct virtio_net_hdr (section 5.1.6)
 	netLinkUp     = 1
 
-	minFrame = 14    // an Ethernet header
-	maxFrame = 65550 // the largest that a driver has room for (section 5.1.6.3.1)
+	// An Ethernet header, and what drivers have room for (section 5.1.6.3.1).
+	minFrame, maxFrame = 14, 65550
 
 	// readv(2) takes 1,024 slices: this many, those of one chain more, and Net.frame.
 	maxSlices = 1023 - netQueueSize
@@ -41,7 +41,7 @@ type Net struct {
 	bufs        Buffers // of held, for the next frame with the NIC's header
 	room, most  int     // bytes of bufs; length of held
 	frame, late []byte  // what bufs have no room for; a frame that waits for more chains
-	ready       bool    // the NIC's next frame can be taken
+	poll        int     // the NIC's PollFD while its next frame can be taken, or -1
 
 	rxDropped, txDropped atomic.Uint64
 }
@@ -54,16 +54,21 @@ type heldChain struct {
 // NewNet returns a device on nic with an address, and where mtu is not 0 the
 // largest payload of a frame, 68 to 65535 bytes. It offers what offloads nic has.
 func NewNet(nic devices.NIC, mac [6]byte, mtu int) *Net {
-	n := &Net{nic: nic, hdr: nic.VnetHeader(), features: netMAC | netStatus, frame: make([]byte, netHeaderSize+maxFrame+1)}
+	n := &Net{nic: nic, hdr: nic.VnetHeader(), poll: -1, features: netMAC | netStatus, frame: make([]byte, netHeaderSize+maxFrame+1)}
 	copy(n.config[:], mac[:])
 	le.PutUint16(n.config[6:], netLinkUp)
 	le.PutUint16(n.config[10:], uint16(mtu))
 	if mtu != 0 {
 		n.features |= netMTU
 	}
-	if n.hdr > 0 {
-		n.features |= netMergeable | offered(nic)
+	// A host that gives frames of a kind also takes them.
+	have := offloads(0)
+	for _, o := range netOffloads {
+		if n.hdr > 0 && nic.SetOffload(int(have|o.flags)) == 0 {
+			have, n.features = have|o.flags, n.features|netMergeable|o.sent|o.received
+		}
 	}
+	nic.SetOffload(0)
 	return n
 }
 
@@ -84,10 +89,15 @@ func (n *Net) Start(features uint64, q []*Queue) {
 	if features&netMergeable != 0 && n.rx != nil {
 		n.most = int(n.rx.size)
 	}
-	n.sent, n.received = negotiated(features)
-	if n.hdr > 0 {
-		n.nic.SetOffload(int(n.received))
+	for _, o := range netOffloads { // none goes without checksums (section 5.1.3.1)
+		if features&netOffloads[0].sent != 0 && features&o.sent != 0 {
+			n.sent |= o.flags
+		}
+		if features&netOffloads[0].received != 0 && features&o.received == o.received {
+			n.received |= o.flags
+		}
 	}
+	n.nic.SetOffload(int(n.received))
 }
 
 // Serve sends what the guest has, and receives as far as it has buffers.
@@ -118,16 +128,23 @@ func (n *Net) send() error {
 }
 
 func (n *Net) receive() error {
-	for n.ready = false; ; {
-		wait, err := n.hold()
-		if err != nil || len(n.held) == 0 {
+	for n.poll = -1; ; {
+		if err := n.hold(); err != nil || len(n.held) == 0 {
 			return err
 		}
-		got, errno := n.next()
-		if n.ready = errno == syscall.EAGAIN; n.ready {
+		got, errno := len(n.late), devices.Errno(0)
+		if got > 0 {
+			n.bufs.CopyFrom(n.late)
+		} else {
+			all := append(n.bufs, n.frame[min(n.room, len(n.frame)-1):])
+			n.bufs = all[:len(n.bufs)]
+			got, errno = n.nic.ReadFrame(all)
+		}
+		if errno == syscall.EAGAIN {
+			n.poll = n.nic.PollFD()
 			return nil
 		}
-		if errno == 0 && got > n.room && wait && got < len(n.frame) {
+		if errno == 0 && got > n.room && got < len(n.frame) && n.mayHold() {
 			n.bufs.CopyTo(n.frame)
 			n.late = n.frame[:got]
 			return nil
@@ -146,16 +163,17 @@ func (n *Net) receive() error {
 	}
 }
 
-// hold takes chains until every frame has room, and says whether the driver ran out
-// of them before.
-func (n *Net) hold() (wait bool, err error) {
-	for n.room < netHeaderSize+maxFrame && len(n.held) < n.most && len(n.bufs) < maxSlices {
+func (n *Net) mayHold() bool { return len(n.held) < n.most && len(n.bufs) < maxSlices }
+
+// hold takes chains until every frame has room.
+func (n *Net) hold() error {
+	for n.room < netHeaderSize+maxFrame && n.mayHold() {
 		if ok, err := n.rx.Pop(&n.c); !ok || err != nil {
-			return true, err
+			return err
 		}
 		in := n.c.In
 		if in.Len() < netHeaderSize {
-			return true, fmt.Errorf("net: a chain to receive has %d bytes, less than a header", in.Len())
+			return fmt.Errorf("net: a chain to receive has %d bytes, less than a header", in.Len())
 		}
 		if n.hdr == 0 {
 			in.CopyFrom([]byte{10: 1, 11: 0}) // one buffer, no offload
@@ -164,18 +182,7 @@ func (n *Net) hold() (wait bool, err error) {
 		size := int(in.Len())
 		n.held, n.bufs, n.room = append(n.held, heldChain{n.c.Head, len(in), size}), append(n.bufs, in...), n.room+size
 	}
-	return false, nil
-}
-
-// next puts a frame into bufs, and says how long it is, also where that is more.
-func (n *Net) next() (int, devices.Errno) {
-	if n.late != nil {
-		n.bufs.CopyFrom(n.late)
-		return len(n.late), 0
-	}
-	all := append(n.bufs, n.frame[min(n.room, len(n.frame)-1):])
-	n.bufs = all[:len(n.bufs)]
-	return n.nic.ReadFrame(all)
+	return nil
 }
 
 // deliver gives the driver the first got bytes of bufs, unless they need what it has
@@ -199,12 +206,7 @@ func (n *Net) deliver(got int) bool {
 }
 
 // PollFD is the NIC's while a frame can be taken.
-func (n *Net) PollFD() int {
-	if n.ready {
-		return n.nic.PollFD()
-	}
-	return -1
-}
+func (n *Net) PollFD() int { return n.poll }
 
 // Drain gives the chains back that are held.
 func (n *Net) Drain() {
@@ -217,10 +219,8 @@ func (n *Net) Drain() {
 // Reset forgets the driver, and has the NIC give plain frames.
 func (n *Net) Reset() {
 	n.Drain()
-	n.rx, n.tx, n.late, n.ready = nil, nil, nil, false
-	if n.hdr > 0 {
-		n.nic.SetOffload(0)
-	}
+	n.rx, n.tx, n.sent, n.received, n.late, n.poll = nil, nil, 0, 0, nil, -1
+	n.nic.SetOffload(0)
 }
 
 // Close closes the NIC.

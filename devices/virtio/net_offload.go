@@ -1,18 +1,9 @@
 package virtio
 
-import (
-	"golang.org/x/sys/unix"
-
-	"github.com/uvm-monitor/uvm/devices"
-)
+import "golang.org/x/sys/unix"
 
 // Features of a network device (section 5.1.3) that are no offloads.
-const (
-	netMTU       = 1 << 3
-	netMAC       = 1 << 5
-	netMergeable = 1 << 15
-	netStatus    = 1 << 16
-)
+const netMTU, netMAC, netMergeable, netStatus = 1 << 3, 1 << 5, 1 << 15, 1 << 16
 
 // offloads are TUN_F_… of linux/if_tun.h.
 type offloads int
@@ -29,33 +20,6 @@ var netOffloads = [...]struct {
 	{unix.TUN_F_USO4 | unix.TUN_F_USO6, 1 << 56, 1<<54 | 1<<55}, // both or, before Linux 6.2, neither
 }
 
-// offered is the features for what the NIC has: a host that gives frames of a kind
-// also takes them.
-func offered(nic devices.NIC) (features uint64) {
-	have := offloads(0)
-	for _, o := range netOffloads {
-		if nic.SetOffload(int(have|o.flags)) == 0 {
-			have, features = have|o.flags, features|o.sent|o.received
-		}
-	}
-	nic.SetOffload(0)
-	return features
-}
-
-// negotiated is what the driver has accepted. Without checksums there is nothing else
-// (section 5.1.3.1).
-func negotiated(features uint64) (sent, received offloads) {
-	for _, o := range netOffloads {
-		if features&1 != 0 && features&o.sent != 0 {
-			sent |= o.flags
-		}
-		if features&2 != 0 && features&o.received == o.received {
-			received |= o.flags
-		}
-	}
-	return sent, received
-}
-
 // Of struct virtio_net_hdr (section 5.1.6): bits of flags, and of gso_type.
 const needsCsum, dataValid, segmentECN = 1, 2, 0x80
 
@@ -67,11 +31,8 @@ var segments = [...]offloads{0, unix.TUN_F_TSO4, -1, -1, unix.TUN_F_TSO6, unix.T
 func (o offloads) cover(h *[netHeaderSize]byte) bool {
 	need := segments[min(int(h[1]&^segmentECN), len(segments)-1)]
 	need |= offloads(h[0]&needsCsum | h[1]&segmentECN>>4) // TUN_F_CSUM, TUN_F_TSO_ECN
-	if need == 0 {
-		clear(h[2:])
-	}
-	if h[0] &= needsCsum | dataValid; o == 0 {
-		h[0] = 0
+	if h[0] &= needsCsum | dataValid; need|o == 0 {
+		clear(h[:])
 	}
 	return need&^o == 0
 }

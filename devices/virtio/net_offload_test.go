@@ -35,7 +35,7 @@ func TestNetOffers(t *testing.T) {
 		{12, 0, plain | fMergeable | fTSO | fUSO},
 		{12, unix.TUN_F_USO4, plain | fMergeable | fTSO},
 		{12, tunUSO | unix.TUN_F_TSO_ECN, plain | fMergeable | fTSO&^(fGuestECN|fHostECN)},
-		{12, tunUSO | tunTSO, plain | fMergeable},
+		{12, tunUSO | tunTSO, plain},
 	} {
 		nic := &fakeNIC{t: t, hdr: c.hdr, lacks: c.lacks, offload: 0}
 		if got := NewNet(nic, testMAC, 1500).Info().Features; got != c.want || nic.offload != 0 {

@@ -56,7 +56,7 @@ func (n *fakeNIC) WriteFrame(bufs [][]byte) devices.Errno {
 }
 
 func (n *fakeNIC) SetOffload(flags int) devices.Errno {
-	if n.hdr == 0 {
+	if n.hdr == 0 && flags != 0 {
 		n.t.Error("SetOffload of a NIC without a header")
 	}
 	if flags&n.lacks != 0 {
