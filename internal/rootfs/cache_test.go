@@ -25,7 +25,7 @@ func fill(t testing.TB, cache string, o Options, args ...string) (string, error)
 	if err := os.Remove(f.Name()); err != nil {
 		t.Fatal(err)
 	}
-	if err := Fill(t.Context(), f, cache, o, args); err != nil {
+	if _, err := Fill(t.Context(), f, cache, o, args); err != nil {
 		return "", err
 	}
 	named := f.Name() + ".ext4"
