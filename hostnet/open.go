@@ -239,8 +239,11 @@ func (o *opener) attach(link netlink.Link) (*Tap, error) {
 // privilege says what root would have to do in place of uvm.
 func (o *opener) privilege(guest wire.Prefix, gateway wire.Addr, err error) error {
 	name := o.r.Name
-	if name == wire.Auto {
-		name = "tap0"
+	for i := 0; o.r.Name == wire.Auto; i++ {
+		name = fmt.Sprintf("tap%d", i)
+		if _, err := o.h.LinkByName(name); err != nil {
+			break
+		}
 	}
 	as := "ip"
 	if o.r.Netns != "" {

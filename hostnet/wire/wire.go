@@ -72,7 +72,10 @@ func Receive(sock, want int) (replies []Reply, fds []int, err error) {
 		}
 		fds = append(fds, got...)
 	}
-	if n == 0 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	if n == 0 {
+		return nil, fds, errors.New("no answer")
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		return nil, fds, errors.New("no whole answer")
 	}
 	if err := json.Unmarshal(msg[:n], &replies); err != nil {

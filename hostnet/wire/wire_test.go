@@ -96,7 +96,7 @@ func TestReceive(t *testing.T) {
 		{"no JSON", func(s int) error { return unix.Sendmsg(s, []byte("x"), unix.UnixRights(fd), nil, 0) }, 1, "invalid character"},
 		{"too long", func(s int) error { return unix.Sendmsg(s, make([]byte, maxMessage+1), unix.UnixRights(fd), nil, 0) }, 1, "no whole answer"},
 		{"nothing", func(s int) error { return nil }, 1, "no answer"},
-		{"end", func(s int) error { return unix.Shutdown(s, unix.SHUT_WR) }, 1, "no whole answer"},
+		{"end", func(s int) error { return unix.Shutdown(s, unix.SHUT_WR) }, 1, "no answer"},
 	} {
 		a, b := pair(t)
 		if err := tt.send(a); err != nil {
