@@ -24,20 +24,13 @@ const (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-const usage = `Usage: uvm net clean [--netns NAME]
-
-Remove network interfaces that uvm made, that were kept from going with it, and that no process uses.
-uvm run --net makes them; see docs/net.md.
-
-`
-
 func run(args []string) int {
 	f := pflag.NewFlagSet("net", pflag.ContinueOnError)
 	f.Usage = func() {}
 	netns := f.String("netns", "", "the network namespace, a `NAME` of ip netns or a path (default: that of uvm)")
 	switch err := f.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
-		fmt.Print(usage, f.FlagUsages())
+		fmt.Println("uvm executes this program; see uvm net --help.")
 		return 0
 	case err != nil:
 		return fail(exitUsage, "%v", err)

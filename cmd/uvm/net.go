@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/hostnet/wire"
@@ -14,8 +15,23 @@ import (
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
+func netFlags() *pflag.FlagSet {
+	f := newFlags("net")
+	f.String("netns", "", "look in this network namespace, a `NAME` of ip netns or a path")
+	return f
+}
+
 // netMain becomes the program that knows about network interfaces.
-func netMain(args []string) int { return becomeProgram(netProgram, args...) }
+func netMain(args []string) int {
+	f := netFlags()
+	if status := parse(f, "net", args); status >= 0 {
+		return status
+	}
+	if f.NArg() != 1 || f.Arg(0) != "clean" {
+		return fail(exitUsage, "want one command: uvm net clean")
+	}
+	return becomeProgram(netProgram, args...)
+}
 
 // mirage as args= has a guest's address written as MirageOS wants it.
 const mirage = "mirage"
