@@ -38,10 +38,11 @@ type (
 	Reply   = wire.Reply
 )
 
-// Tap is a TAP interface that was opened.
+// Tap is a TAP interface that was opened. vmm.Net.FD takes a duplicate of its descriptor, so that File can be closed
+// when the VM has been made.
 type Tap struct {
 	Reply
-	Made bool     // Close, or the end of the process, removes the interface
+	Made bool     // the interface goes with its last descriptor
 	File *os.File // blocking; a tun descriptor with IFF_NO_PI, and IFF_VNET_HDR if that was asked for
 }
 
