@@ -361,3 +361,36 @@ func TestNetProgram(t *testing.T) {
 		}
 	}
 }
+
+// TestNetWords has the sample guests' library read good and bad words from the monitor.
+func TestNetWords(t *testing.T) {
+	requireNet(t)
+	netNS(t)
+	tap := makeTap(t, "tap7")
+	kernel := netecho(t)
+	for words, want := range map[string]string{
+		"uvm.net=service,10.1.2.3/24":                                    "10.1.2.3",
+		"uvm.net=service,10.1.2.3/24,10.1.2.1":                           "10.1.2.3",
+		"uvm.x uvm.net=servic,10.9.9.9/24 uvm.net=service,255.255.0.1/1": "255.255.0.1",
+		"uvm.net=service,10.1.2.3/24 --ipv4=10.4.5.6/8":                  "10.4.5.6",
+		"": "10.0.0.2",
+		"uvm. uvm.net= uvm.net=service uvm.net=service, uvm.net=services,10.1.2.3/24": "10.0.0.2",
+		"uvm.net=service,10.1.2.3/33":           "10.0.0.2",
+		"uvm.net=service,10.1.2.256/24":         "10.0.0.2",
+		"uvm.net=service,10.1.2.03/24":          "10.0.0.2",
+		"uvm.net=service,10.1.2/24":             "10.0.0.2",
+		"uvm.net=service,10.1.2.3/":             "10.0.0.2",
+		"uvm.net=service,10.1.2.3/24,":          "10.0.0.2",
+		"uvm.net=service,10.1.2.3/24,10.1.2.1x": "10.0.0.2",
+		"uvm.net=service,4294967306.1.2.3/24":   "10.0.0.2",
+	} {
+		cmd := program(t, append([]string{"uvm", "run", kernel, "--net", "fd:3", "--"}, strings.Fields(words)...)...)
+		cmd.ExtraFiles = []*os.File{tap}
+		r := follow(t, cmd)
+		if line := r.up(); !strings.HasPrefix(line, "netecho: "+want+" up,") {
+			t.Errorf("netecho %s says %q; want the address %s", words, line, want)
+		}
+		r.kill(syscall.SIGKILL)
+		r.wait()
+	}
+}

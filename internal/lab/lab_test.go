@@ -20,7 +20,7 @@ var skips = map[string]map[string]string{
 	"kvm": {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
 	"cmd/uvm": {
 		"TestNetAuto": hostNet, "TestNetAutoMany": hostNet, "TestNetStartFails": hostNet,
-		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet,
+		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet, "TestNetWords": hostNet,
 	},
 }
 
