@@ -84,7 +84,7 @@ func containerImage(p *guestPrograms) (v1.Image, error) {
 	cfg.Config = v1.Config{
 		Entrypoint: []string{"app"}, Cmd: []string{"of the", "image"}, WorkingDir: "/srv", User: "web", Hostname: "box",
 		Env:          []string{"PATH=/opt:/bin", "GREETING=hello world", "LAST=exit 7"},
-		ExposedPorts: map[string]struct{}{"80/tcp": {}},
+		ExposedPorts: map[string]struct{}{"8080/tcp": {}},
 	}
 	return mutate.ConfigFile(img, cfg)
 }
@@ -174,12 +174,12 @@ inside uvm run --image app.tar --net tap0,ip=10.0.0.2/24,gw=10.0.0.1 --env 'LAST
 ip netns del lab
 exit $s`),
 		// A port that the image exposes is reached at the address that uvm has found.
-		job("network of uvm's own", 0, `^from the guest\nguest: 10\.192\.0\.2, ports 80/tcp\nleft: 0\n$`, `ip netns add lab
+		job("network of uvm's own", 0, `^from the guest\nguest: 10\.192\.0\.2, ports 8080/tcp\nleft: 0\n$`, `ip netns add lab
 inside() { ip netns exec lab "$@"; }
 inside ip link set lo up
-inside uvm run --image app.tar --net auto --env 'LAST=echo from the guest | busybox nc -l -p 80; exit 0' >out 2>err & vm=$!
-for i in $(seq 200); do
-	got=$(inside timeout 5 bash -c 'read -r line </dev/tcp/10.192.0.2/80 && echo $line' 2>/dev/null) && break
+inside uvm run --image app.tar --net auto --timeout 60s --env 'LAST=echo from the guest | busybox nc -l -p 8080; exit 0' >out 2>err & vm=$!
+while kill -0 $vm 2>/dev/null; do
+	got=$(inside timeout 5 bash -c 'read -r line </dev/tcp/10.192.0.2/8080 && echo $line' 2>/dev/null) && break
 	sleep 0.2
 done
 wait $vm; s=$?
