@@ -44,9 +44,9 @@ func TestHandOver(t *testing.T) {
 		{kernel: "plain", nets: []string{"tap0,ip=10.0.0.2/24"}, bad: "has no note of uvm's own"},
 		{kernel: "plain", nets: []string{"auto,bridge=br0,args=mirage"}, bad: "there is no address to hand over"},
 		{kernel: "plain two", nets: []string{"tap0,args=mirage,ip=10.0.0.2/24", "tap1,args=mirage,ip=10.0.1.2/24"}, bad: "only one of them can have it"},
-		{kernel: "linux", nets: []string{"auto," + auto}, args: "a b", line: "quiet ip=10.192.7.2::10.192.7.1:255.255.255.252::eth0:off", note: "guest: 10.192.7.2, ports 80/tcp 53/udp\n"},
-		{kernel: "linux", nets: []string{"tap1", "tap0,ip=10.0.0.2/24,gw=10.0.0.1"}, args: "a b", line: "quiet ip=10.0.0.2::10.0.0.1:255.255.255.0::eth1:off"},
-		{kernel: "linux", nets: []string{"tap0,ip=10.1.2.3/32", "tap1,ip=10.1.2.3/1"}, args: "a b", line: "quiet ip=10.1.2.3:::255.255.255.255::eth0:off ip=10.1.2.3:::128.0.0.0::eth1:off"},
+		{kernel: "linux", nets: []string{"auto," + auto}, args: "a b", line: "ip=10.192.7.2::10.192.7.1:255.255.255.252::eth0:off quiet", note: "guest: 10.192.7.2, ports 80/tcp 53/udp\n"},
+		{kernel: "linux", nets: []string{"tap1", "tap0,ip=10.0.0.2/24,gw=10.0.0.1"}, args: "a b", line: "ip=10.0.0.2::10.0.0.1:255.255.255.0::eth1:off quiet"},
+		{kernel: "linux", nets: []string{"tap0,ip=10.1.2.3/32", "tap1,ip=10.1.2.3/1"}, args: "a b", line: "ip=10.1.2.3:::255.255.255.255::eth0:off ip=10.1.2.3:::128.0.0.0::eth1:off quiet"},
 		{kernel: "linux", nets: []string{"tap0,args=mirage,ip=10.1.2.3/32"}, bad: "not an hvt unikernel"},
 	} {
 		args := []string{kernels[tt.kernel], "--cmdline", "quiet"}

@@ -176,7 +176,7 @@ func (s *settings) openNets(wanted []int, labels []string, vnet bool) (replies [
 // handOver tells the guest its addresses, each kind of guest in its way.
 func (s *settings) handOver(cfg *vmm.Config, img *loader.Image, nets []netSpec, labels, ports []string) (note string, status int) {
 	var words []string
-	told := 0
+	line, told := "", 0
 	for i := range nets {
 		n := &nets[i]
 		if n.Args == mirage {
@@ -200,7 +200,7 @@ func (s *settings) handOver(cfg *vmm.Config, img *loader.Image, nets []netSpec, 
 		hint := ""
 		switch {
 		case img.Linux != nil:
-			cfg.Cmdline = strings.TrimSpace(cfg.Cmdline + " " + n.linuxWord(i))
+			line += n.linuxWord(i) + " "
 		case img.Native != nil:
 			word := "uvm.net=" + labels[i] + "," + n.IP.String()
 			if n.GW != (wire.Addr{}) {
@@ -225,6 +225,7 @@ func (s *settings) handOver(cfg *vmm.Config, img *loader.Image, nets []netSpec, 
 		note += hint + "\n"
 	}
 	cfg.Args = append(words, cfg.Args...)
+	cfg.Cmdline = strings.TrimSpace(line + cfg.Cmdline) // the user's own ip= wins
 	return note, -1
 }
 
