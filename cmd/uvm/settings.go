@@ -88,11 +88,6 @@ func (s *settings) vmConfig() vmm.Config {
 	for _, d := range s.Disks {
 		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize})
 	}
-	for i, n := range s.Nets {
-		if n.IP.set() {
-			c.Cmdline += n.words(i)
-		}
-	}
 	return c
 }
 

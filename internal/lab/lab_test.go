@@ -19,7 +19,13 @@ import (
 var skips = map[string]map[string]string{
 	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
 	"internal/kvmprobe": {"TestHeader": "as kvm's"},
+	"cmd/uvm": {
+		"TestNetAuto": hostNet, "TestNetAutoMany": hostNet, "TestNetStartFails": hostNet,
+		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet, "TestNetWords": hostNet,
+	},
 }
+
+const hostNet = "makes interfaces with a program that it builds; no Go in the lab, nothing of it depends on the KVM"
 
 // TestLab runs every package that has tests with a real KVM once more, on the
 // lab's KVM, in one boot.
