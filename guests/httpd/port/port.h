@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// port.h: what stands between lwIP and the guest's library, beyond what lwIP itself asks for (arch/cc.h).
+#ifndef HTTPD_PORT_H
+#define HTTPD_PORT_H
+
+#include <stdint.h>
+
+// Makes the key of initial sequence numbers from the clocks and the MAC address; before the first connection.
+void port_seed(const uint8_t mac[6]);
+
+#endif
