@@ -29,7 +29,7 @@ static const char *value_of(const char *arg, const char *key)
 
 int main(int argc, char **argv)
 {
-	const uint64_t entered = uvm_monotonic_ns();
+	const uint64_t entered = uvm_monotonic_ns(), wall = uvm_walltime_ns();
 	const struct uvm_device *device = uvm_find_device("service", UVM_NET_DEVICE);
 	struct uvm_ipv4 me = { .address = { 10, 0, 0, 2 }, .prefix = 24 };
 	bool mark = uvm_net_config(device, &me);
@@ -47,10 +47,10 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	port_seed(device->net.mac);
+	port_seed(device->net.mac, wall);
 	lwip_init();
 	nic_start(device, &me);
-	if (!serve_start(entered)) {
+	if (!serve_start(entered, wall)) {
 		puts("httpd: no memory to listen");
 		return 1;
 	}

@@ -29,6 +29,7 @@ struct nic_calls nic_calls;
 static struct netif nic;
 static uint64_t handle;
 static struct buffer buffers[BUFFERS], *free_buffers;
+static unsigned taken;  // of buffers, ever: the others are not on the list and not touched yet
 
 static void give_back(struct pbuf *p)
 {
@@ -79,10 +80,6 @@ static ip4_addr_t to_lwip(const uint8_t ip[4])
 
 void nic_start(const struct uvm_device *device, const struct uvm_ipv4 *address)
 {
-	for (int i = BUFFERS - 1; i >= 0; i--) {
-		buffers[i].pbuf.custom_free_function = give_back;
-		give_back(&buffers[i].pbuf.pbuf);
-	}
 	handle = uvm_handle(device);
 	ip4_addr_t ip = to_lwip(address->address), gateway = to_lwip(address->gateway), mask;
 	ip4_addr_set_u32(&mask, lwip_htonl(address->prefix ? ~(uint32_t)0 << (32 - address->prefix) : 0));
@@ -91,10 +88,16 @@ void nic_start(const struct uvm_device *device, const struct uvm_ipv4 *address)
 	netif_set_up(&nic);
 }
 
+// Takes a frame and gives it to lwIP. Without a buffer it is lost.
 static int receive(void)
 {
 	static uint8_t dropped[ETHERNET_HEADER];
 	struct buffer *b = free_buffers;
+	if (!b && taken < BUFFERS) {
+		b = &buffers[taken++];
+		b->pbuf.custom_free_function = give_back;
+		give_back(&b->pbuf.pbuf);
+	}
 	size_t len = b ? ETHERNET_HEADER + (size_t)nic.mtu : sizeof(dropped);
 	int result = uvm_net_read(handle, b ? b->frame : dropped, &len);
 	nic_calls.read += result == UVM_OK;

@@ -76,15 +76,15 @@ static uint64_t siphash(const uint64_t word[2])
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-// A guest has no source of randomness but its clocks: the wall clock in ns at the start, and how long that took.
-void port_seed(const uint8_t mac[6])
+// A guest has no source of randomness but its clocks. The MAC address may be random too.
+void port_seed(const uint8_t mac[6], uint64_t wall_ns)
 {
 	uint64_t low = 0;
 	for (int i = 0; i < 6; i++)
 		low = low << 8 | mac[i];
-	key[0] = uvm_walltime_ns();
-	key[1] = uvm_monotonic_ns() << 16 ^ low;
-	const uint64_t word[2] = { uvm_walltime_ns(), uvm_monotonic_ns() };
+	key[0] = wall_ns;
+	key[1] = low;
+	const uint64_t word[2] = { uvm_monotonic_ns(), wall_ns };
 	key[0] ^= siphash(word);
 	key[1] ^= siphash(key);
 }

@@ -384,7 +384,7 @@ static err_t half_open(u8_t id, struct tcp_pcb_listen *listener, struct tcp_pcb 
 	return ERR_OK;
 }
 
-bool serve_start(uint64_t entered_ns)
+bool serve_start(uint64_t monotonic_ns, uint64_t wall_ns)
 {
 	static const struct tcp_ext_arg_callbacks callbacks = { .passive_open = half_open };
 	struct tcp_pcb *pcb = tcp_new();
@@ -395,8 +395,8 @@ bool serve_start(uint64_t entered_ns)
 	if (!listener)
 		return false;
 	tcp_accept(listener, on_accept);
-	entered = entered_ns;
+	entered = monotonic_ns;
+	wall_offset = wall_ns - monotonic_ns;
 	listened = uvm_monotonic_ns();
-	wall_offset = uvm_walltime_ns() - listened;
 	return true;
 }

@@ -10,8 +10,8 @@
 // Connections at a time. When one more comes, that which has kept the server waiting for longest is dropped.
 enum { SERVE_CONNECTIONS = 256 };
 
-// Listens on TCP port 80. entered_ns is the monotonic clock at the start of main. False: lwIP has no memory for that.
-bool serve_start(uint64_t entered_ns);
+// Listens on TCP port 80. The clocks, in ns, were taken at the start of main. False: lwIP has no memory for that.
+bool serve_start(uint64_t monotonic_ns, uint64_t wall_ns);
 
 // What has been served; under /stats with what it took.
 struct serve_counts {

@@ -6,7 +6,8 @@
 
 #include <stdint.h>
 
-// Makes the key of initial sequence numbers from the clocks and the MAC address; before the first connection.
-void port_seed(const uint8_t mac[6]);
+// Makes the key of initial sequence numbers from the clocks, the wall clock in ns, and the MAC address; before the
+// first connection.
+void port_seed(const uint8_t mac[6], uint64_t wall_ns);
 
 #endif
