@@ -180,11 +180,20 @@ static void put_count(struct http_text *t, const char *name, uint64_t v)
 	http_put_u64(t, v);
 }
 
+static uint64_t open_now(void)
+{
+	uint64_t n = 0;
+	for (const struct conn *c = conns; c < conns + SERVE_CONNECTIONS; c++)
+		n += c->pcb != NULL;
+	return n;
+}
+
 static void put_stats(struct http_text *t)
 {
 	put_count(t, "{\"connections\":", serve_counts.connections);
 	put_count(t, ",\"requests\":", serve_counts.requests);
 	put_count(t, ",\"dropped\":", serve_counts.dropped);
+	put_count(t, ",\"open\":", open_now());
 	put_count(t, ",\"poll\":", nic_calls.poll);
 	put_count(t, ",\"read\":", nic_calls.read);
 	put_count(t, ",\"read_empty\":", nic_calls.empty);
