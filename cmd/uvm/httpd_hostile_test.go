@@ -1,0 +1,331 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// testImpatient has clients that the guest must not wait for: some that send
+// half a request, and some that take nothing of a response. They are dropped,
+// and others do not notice them.
+func testImpatient(t *testing.T, s *httpd) {
+	var slow, deaf []*net.TCPConn
+	for i := range 40 {
+		conn := s.connect()
+		request := "GET /bytes/1000000000 HTTP/1.1\r\nHost: a\r\n"
+		if i%2 == 0 {
+			slow = append(slow, conn)
+		} else {
+			if err := conn.SetReadBuffer(4096); err != nil {
+				t.Fatal(err)
+			}
+			deaf = append(deaf, conn)
+			request += "\r\n"
+		}
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := bytesOf(100000)
+	for range 10 {
+		s.healthy()
+		if _, body, err := s.get("/bytes/100000"); err != nil || string(body) != string(want) {
+			t.Fatalf("GET /bytes/100000 beside deaf clients = %d bytes, %v; want the pattern", len(body), err)
+		}
+	}
+	for _, conn := range slow {
+		if got, err := io.ReadAll(conn); len(got) > 0 {
+			t.Errorf("half a request = %q, %v; want no response", got, err)
+		}
+	}
+	// They look again only when the guest has lost patience.
+	for s.stats().Open > 1 {
+		time.Sleep(100 * time.Millisecond)
+	}
+	for _, conn := range deaf {
+		if n, err := io.Copy(io.Discard, conn); n >= 1000000000 {
+			t.Errorf("a deaf client got %d bytes, %v; want a part", n, err)
+		}
+	}
+	if got := s.stats().Dropped; got != 40 {
+		t.Errorf("dropped = %d; want 40", got)
+	}
+}
+
+// testResets breaks connections off at any time of a transfer.
+func testResets(t *testing.T, s *httpd) {
+	const request = "GET /bytes/1000000000 HTTP/1.1\r\nHost: a\r\n\r\n"
+	buf := make([]byte, 100000)
+	for i := range scaled(200, 20) {
+		conn := s.connect()
+		n := len(request)
+		if i%3 > 0 {
+			n = i % n
+		}
+		if _, err := io.WriteString(conn, request[:n]); err != nil {
+			t.Fatal(err)
+		}
+		if n == len(request) {
+			if _, err := io.ReadFull(conn, buf[:1+i*400]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%2 == 0 {
+			if err := conn.SetLinger(0); err != nil { // close sends RST
+				t.Fatal(err)
+			}
+		}
+		conn.Close()
+	}
+}
+
+// testCrowd makes more connections than the guest keeps. A newcomer takes the place
+// of the one that has been silent for longest.
+func testCrowd(t *testing.T, s *httpd) {
+	const kept = 256 // SERVE_CONNECTIONS of guests/httpd/serve.h
+	for range kept {
+		conn := s.connect()
+		if _, err := io.WriteString(conn, "GET"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * time.Second) // EVICT_MS and more
+	for range 5 {
+		s.client.CloseIdleConnections()
+		s.healthy()
+	}
+	if got := s.stats(); got.Open > kept || got.Dropped == 0 {
+		t.Errorf("stats = %+v; want at most %d open connections and some dropped", got, kept)
+	}
+}
+
+// peer sends frames of its own making to the guest.
+type peer struct {
+	*wire
+	mac [6]byte
+}
+
+func (p *peer) send(frame []byte) {
+	p.t.Helper()
+	for {
+		_, err := unix.Write(p.sock, frame)
+		if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			time.Sleep(100 * time.Microsecond) // the guest has not taken the last ones yet
+			continue
+		}
+		if err != nil && len(frame) > 14 {
+			p.t.Fatalf("send of %d bytes: %v", len(frame), err)
+		}
+		return
+	}
+}
+
+func sum(b []byte) uint16 {
+	var s uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		s += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	if len(b)%2 == 1 {
+		s += uint32(b[len(b)-1]) << 8
+	}
+	for s > 0xffff {
+		s = s&0xffff + s>>16
+	}
+	return ^uint16(s)
+}
+
+var (
+	hostIP  = [4]byte{10, 0, 0, 1}
+	guestIP = [4]byte{10, 0, 0, 2}
+)
+
+// ethernet puts payload into a frame for the guest.
+func (p *peer) ethernet(kind uint16, payload []byte) []byte {
+	frame := append(append([]byte{}, p.mac[:]...), 2, 0, 0, 0, 0, 1)
+	return append(binary.BigEndian.AppendUint16(frame, kind), payload...)
+}
+
+// ipv4 puts payload into a packet from source. offset is the word with the
+// fragment's flags and offset.
+func (p *peer) ipv4(source [4]byte, protocol byte, offset uint16, payload []byte) []byte {
+	h := make([]byte, 20, 20+len(payload))
+	h[0], h[8], h[9] = 0x45, 64, protocol
+	binary.BigEndian.PutUint16(h[2:], uint16(20+len(payload)))
+	binary.BigEndian.PutUint16(h[4:], 7)
+	binary.BigEndian.PutUint16(h[6:], offset)
+	copy(h[12:], source[:])
+	copy(h[16:], guestIP[:])
+	binary.BigEndian.PutUint16(h[10:], sum(h))
+	return p.ethernet(0x0800, append(h, payload...))
+}
+
+// tcp puts a segment with options and data into a packet.
+func (p *peer) tcp(source [4]byte, port uint16, flags byte, options, data []byte) []byte {
+	h := make([]byte, 20, 20+len(options)+len(data))
+	binary.BigEndian.PutUint16(h[0:], port)
+	binary.BigEndian.PutUint16(h[2:], 80)
+	binary.BigEndian.PutUint32(h[4:], 1000)
+	h[12], h[13], h[14] = byte(20+len(options))/4<<4, flags, 0x20
+	h = append(append(h, options...), data...)
+	pseudo := append(append(append([]byte{}, source[:]...), guestIP[:]...), 0, 6, byte(len(h)>>8), byte(len(h)))
+	binary.BigEndian.PutUint16(h[16:], sum(append(pseudo, h...)))
+	return p.ipv4(source, 6, 0, h)
+}
+
+func (p *peer) ping(offset uint16, payload []byte) []byte {
+	icmp := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, payload...)
+	binary.BigEndian.PutUint16(icmp[2:], sum(icmp))
+	return p.ipv4(hostIP, 1, offset, icmp)
+}
+
+func (p *peer) arp(op byte, mac [6]byte, ip [4]byte) []byte {
+	a := append([]byte{0, 1, 8, 0, 6, 4, 0, op}, mac[:]...)
+	a = append(append(append(a, ip[:]...), 0, 0, 0, 0, 0, 0), guestIP[:]...)
+	return p.ethernet(0x0806, a)
+}
+
+// fix makes the checksums of a changed packet right again, so that it gets further.
+func fix(frame []byte) {
+	if len(frame) < 34 || frame[12] != 8 || frame[13] != 0 {
+		return
+	}
+	ip := frame[14:]
+	n := int(ip[0]&15) * 4
+	if n < 20 || n > len(ip) {
+		return
+	}
+	ip[10], ip[11] = 0, 0
+	binary.BigEndian.PutUint16(ip[10:], sum(ip[:n]))
+	switch l4 := ip[n:]; {
+	case ip[9] == 6 && len(l4) >= 20:
+		l4[16], l4[17] = 0, 0
+		pseudo := append(append([]byte{}, ip[12:20]...), 0, 6, byte(len(l4)>>8), byte(len(l4)))
+		binary.BigEndian.PutUint16(l4[16:], sum(append(pseudo, l4...)))
+	case ip[9] == 1 && len(l4) >= 8:
+		l4[2], l4[3] = 0, 0
+		binary.BigEndian.PutUint16(l4[2:], sum(l4))
+	}
+}
+
+// set changes bytes of a frame, by offset; -1 cuts it off.
+func set(frame []byte, repair bool, changes ...int) []byte {
+	for i := 0; i+1 < len(changes); i += 2 {
+		if changes[i] == -1 {
+			frame = frame[:changes[i+1]]
+		} else {
+			frame[changes[i]] = byte(changes[i+1])
+		}
+	}
+	if repair {
+		fix(frame)
+	}
+	return frame
+}
+
+// testFrames sends what no honest peer sends: known attacks, then good frames
+// with random changes. After each known one, and after all, the guest answers.
+func testFrames(t *testing.T, s *httpd) {
+	p := &peer{openWire(t, "tap0"), s.mac}
+	const syn, ack, fin, rst = 2, 16, 1, 4
+	data := func(n int) []byte { return []byte(strings.Repeat("12345678", (n+7)/8)[:n]) }
+	attacks := map[string][][]byte{
+		"header only":     {p.ethernet(0x0800, nil), p.ethernet(0x0806, nil), p.ethernet(0x86dd, nil), p.ethernet(0x8100, nil)},
+		"VLAN":            {p.ethernet(0x8100, p.ping(0, data(40))[10:])},
+		"ping of death":   {p.ping(0x2000, data(1400)), p.ping(0x1fff, data(1400))},
+		"teardrop":        {p.ping(0x2000, data(32)), p.ping(0x0003, data(4))},
+		"overlap":         {p.ping(0x2000, data(64)), p.ping(0x2002, data(64)), p.ping(0x2001, data(8)), p.ping(0x0004, data(64))},
+		"same fragment":   {p.ping(0x2000, data(64)), p.ping(0x2000, data(64)), p.ping(0x2000, data(128)), p.ping(0x0009, data(8))},
+		"empty fragments": {p.ipv4(hostIP, 1, 0x2000, nil), p.ipv4(hostIP, 1, 0x0001, nil), p.ipv4(hostIP, 6, 0x2001, data(1))},
+		"land":            {p.tcp(guestIP, 80, syn, nil, nil)},
+		"odd sources": {p.tcp([4]byte{255, 255, 255, 255}, 9, syn, nil, nil), p.tcp([4]byte{10, 0, 0, 255}, 9, syn, nil, nil),
+			p.tcp([4]byte{224, 0, 0, 1}, 9, syn, nil, nil), p.tcp([4]byte{127, 0, 0, 1}, 9, syn, nil, nil), p.tcp([4]byte{}, 9, syn, nil, nil)},
+		"options": {p.tcp(hostIP, 9, syn, []byte{2, 0, 0, 0}, nil), p.tcp(hostIP, 9, syn, []byte{2, 40, 0, 0}, nil), p.tcp(hostIP, 9, syn, []byte{2, 4, 0, 0}, nil),
+			p.tcp(hostIP, 9, syn, []byte{3, 3, 255, 2}, nil), p.tcp(hostIP, 9, syn, []byte{254, 1, 1, 254}, nil), p.tcp(hostIP, 10, syn, []byte{2, 4, 0, 1}, data(900))},
+		"urgent":     {set(p.tcp(hostIP, 9, ack|32, nil, data(10)), true, 14+20+18, 255)},
+		"ARP theft":  {p.arp(2, [6]byte{2, 9, 9, 9, 9, 9}, guestIP), p.arp(1, [6]byte{255, 255, 255, 255, 255, 255}, [4]byte{10, 0, 0, 77})},
+		"bad sums":   {set(p.ping(0, data(9)), false, 24, 1), set(p.tcp(hostIP, 9, syn, nil, nil), false, 50, 1), set(p.ping(0, data(9)), false, 36, 1)},
+		"ICMP":       {set(p.ping(0, nil), true, 34, 3, 35, 4), set(p.ping(0, data(28)), true, 34, 5), p.ipv4(hostIP, 1, 0, data(3)), p.ipv4(hostIP, 1, 0, nil)},
+		"protocols":  {p.ipv4(hostIP, 17, 0, data(3)), p.ipv4(hostIP, 2, 0, data(8)), p.ipv4(hostIP, 255, 0, data(900)), p.ipv4(hostIP, 6, 0, data(3))},
+		"IP version": {set(p.ping(0, data(9)), true, 14, 0x65), set(p.ping(0, data(9)), true, 14, 0x44), set(p.ping(0, data(60)), true, 14, 0x4f)},
+	}
+	for n := range 54 { // every length of a SYN, the IP header's own length right or not
+		attacks["cut"] = append(attacks["cut"], set(p.tcp(hostIP, 9, syn, nil, nil), false, -1, max(n, 14)),
+			set(p.tcp(hostIP, 9, syn, nil, nil), true, 17, max(n-14, 0), -1, max(n, 34)))
+	}
+	for offset := range 16 { // every data offset, and all combinations of flags
+		attacks["data offset"] = append(attacks["data offset"], set(p.tcp(hostIP, 9, syn, nil, data(4)), true, 46, offset<<4))
+	}
+	for flags := range 256 {
+		attacks["flags"] = append(attacks["flags"], p.tcp(hostIP, uint16(2000+flags), byte(flags), nil, data(flags%3)))
+	}
+	for i := range 200 { // never complete
+		frame := set(p.ping(0x2000|uint16(i), data(1000)), true, 18, i, 14+15, i)
+		attacks["fragments"] = append(attacks["fragments"], frame)
+	}
+	for name, frames := range attacks {
+		for _, f := range frames {
+			p.send(f)
+		}
+		s.client.CloseIdleConnections()
+		s.healthy()
+		if t.Failed() {
+			t.Fatalf("the guest does not answer after %s", name)
+		}
+	}
+	good := [][]byte{p.ping(0, data(40)), p.ping(0x2000, data(64)), p.arp(1, [6]byte{2, 0, 0, 0, 0, 1}, hostIP), p.tcp(hostIP, 99, syn, []byte{2, 4, 5, 180, 3, 3, 7, 0}, nil),
+		p.tcp(hostIP, 99, ack, nil, data(99)), p.tcp(hostIP, 99, fin|ack, nil, nil), p.tcp(hostIP, 99, rst, nil, nil)}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range scaled(20000, 1000) {
+		frame := append([]byte{}, good[random.IntN(len(good))]...)
+		for range 1 + random.IntN(4) {
+			frame[12+random.IntN(len(frame)-12)] = byte(random.Uint32())
+		}
+		if random.IntN(3) == 0 {
+			frame = frame[:14+random.IntN(len(frame)-13)]
+		}
+		if random.IntN(4) > 0 {
+			fix(frame)
+		}
+		p.send(frame)
+		if i%5000 == 0 {
+			s.healthy()
+		}
+	}
+}
+
+// testFlood sends 10,000 SYNs: from the host's own address, where its kernel
+// resets what the guest answers, and from others that nobody has.
+func testFlood(t *testing.T, s *httpd) {
+	p := &peer{openWire(t, "tap0"), s.mac}
+	n, before := scaled(10000, 1000), s.stats().Read
+	for i := range n {
+		source := hostIP
+		if i%4 > 0 {
+			source[3] = byte(3 + i%250)
+		}
+		p.send(p.tcp(source, uint16(1024+i%60000), 2, []byte{2, 4, 5, 180}, nil))
+		if i%(n/10) == 0 { // in the middle of it, on a connection of its own
+			s.client.CloseIdleConnections()
+			s.healthy()
+		}
+	}
+	s.client.CloseIdleConnections()
+	for range 10 {
+		s.healthy()
+	}
+	if got := s.stats().Read - before; got < n {
+		t.Errorf("the guest has read %d frames; want all %d and more", got, n)
+	}
+	if got := s.exchange("GET /bytes/5 HTTP/1.0\r\n\r\n"); !strings.HasSuffix(got, fmt.Sprintf("\r\n\r\n%s", bytesOf(5))) {
+		t.Errorf("response after the flood = %q; want the pattern", got)
+	}
+}
