@@ -103,38 +103,48 @@ uint32_t port_random(void)
 	return (uint32_t)siphash(word);
 }
 
-// ---- The heap: blocks of a few sizes, each with a list of free ones, cut from an arena that is touched only as needed --
-
-enum { SMALLEST = 64, CLASSES = 12 };  // 64 bytes to 128 KiB
+// ---- The heap --------------------------------------------------------------------------------------------------------
+//
+// Blocks of four sizes, each with memory of its own: what is taken for one size cannot be missing for another, whatever the
+// peer does. A block is touched when it is first used.
 
 union block {
-	union block *next;  // while it is free
-	uint64_t class;     // while it is not; what the caller gets begins behind
+	union block *next;   // while it is free
+	struct size *size;   // while it is not; what the caller gets begins behind
 };
 
-static union block *free_blocks[CLASSES];
-static uint64_t arena[(4 << 20) / sizeof(uint64_t)];
-static size_t arena_used;  // of its words
+struct size {
+	size_t bytes, count;  // of a block, head included; of blocks
+	union block *list;    // free ones
+	size_t used, touched; // blocks
+	uint8_t *memory;
+};
 
-void *port_malloc(size_t size)
+#define SIZE(bytes_, count_) { .bytes = (bytes_), .count = (count_), .memory = (uint8_t *)(uint64_t[(bytes_) / 8 * (count_)]){ 0 } }
+static struct size sizes[] = {
+	SIZE(128, PORT_BLOCKS),   // headers of segments
+	SIZE(512, PORT_BLOCKS),   // responses
+	SIZE(2048, 64),           // frames of an MTU of 1500: echo replies, what waits for ARP
+	SIZE(10240, 16),          // larger frames
+};
+enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+
+void *port_malloc(size_t n)
 {
-	uint64_t class = 0;
-	size += sizeof(union block);
-	while (class < CLASSES && (size_t)SMALLEST << class < size)
-		class++;
-	if (class == CLASSES)
+	struct size *s = sizes;
+	while (s < sizes + SIZES && s->bytes - sizeof(union block) < n)
+		s++;
+	if (s == sizes + SIZES)
 		return NULL;
-	union block *b = free_blocks[class];
-	if (b) {
-		free_blocks[class] = b->next;
-	} else {
-		size_t words = ((size_t)SMALLEST << class) / sizeof(uint64_t);
-		if (words > sizeof(arena) / sizeof(arena[0]) - arena_used)
-			return NULL;
-		b = (union block *)&arena[arena_used];
-		arena_used += words;
-	}
-	b->class = class;
+	union block *b = s->list;
+	if (b)
+		s->list = b->next;
+	else if (s->touched < s->count)
+		b = (union block *)(s->memory + s->touched++ * s->bytes);
+	else
+		return NULL;
+	s->used++;
+	b->size = s;
 	return b + 1;
 }
 
@@ -152,7 +162,14 @@ void port_free(void *p)
 	if (!p)
 		return;
 	union block *b = (union block *)p - 1;
-	uint64_t class = b->class;
-	b->next = free_blocks[class];
-	free_blocks[class] = b;
+	struct size *s = b->size;
+	b->next = s->list;
+	s->list = b;
+	s->used--;
+}
+
+size_t port_blocks(void)
+{
+	size_t headers = sizes[0].count - sizes[0].used, responses = sizes[1].count - sizes[1].used;
+	return headers < responses ? headers : responses;
 }

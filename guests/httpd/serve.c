@@ -12,6 +12,7 @@
 #include "lwip/sys.h"
 #include "lwip/tcp.h"
 #include "nic.h"
+#include "port/port.h"
 #include "uvm.h"
 
 enum {
@@ -22,7 +23,8 @@ enum {
 	STALL_MS = 20 * 1000,   // without the client taking anything of a response
 	LINGER_MS = 3 * 1000,   // for the client to close, after the server has
 	EVICT_MS = 1000,        // a connection has waited for its client at least so long before it is dropped for another
-	FAIR_SEGMENTS = 8,      // that any connection may keep, however few are left
+	FAIR = 8,               // see room
+	KEPT_BACK = SERVE_CONNECTIONS * FAIR + MEMP_NUM_TCP_PCB,
 	SMALL_MAX = 512,        // bytes of content other than /bytes
 	BLOCK = 32 * 1024,      // of the pattern at a time
 };
@@ -123,23 +125,29 @@ static err_t finish(struct conn *c)
 
 // ---- Responses -------------------------------------------------------------------------------------------------------
 
-// Is there room for n bytes more? Segments are shared: a connection may keep FAIR_SEGMENTS, and beyond that a quarter of
-// those which are left, so that clients that read nothing leave some for those who do.
-static bool room(const struct conn *c, uint32_t n)
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static size_t left_of(memp_t pool) { return lwip_stats.memp[pool]->avail - lwip_stats.memp[pool]->used; }
+
+// How many bytes may be queued now. Memory is shared in pieces (pbufs, which need a segment or a block of the heap each): a
+// connection may always keep FAIR pieces, and beyond that a quarter of those which are neither in use nor kept back for
+// the FAIR of others. So clients that read nothing leave enough for those who do.
+static uint32_t room(const struct conn *c)
 {
-	const struct stats_mem *segments = lwip_stats.memp[MEMP_TCP_SEG];
-	return tcp_sndbuf(c->pcb) >= n && tcp_sndqueuelen(c->pcb) <= FAIR_SEGMENTS + (segments->avail - segments->used) / 4;
+	size_t spare = least(least(left_of(MEMP_TCP_SEG), left_of(MEMP_PBUF)), port_blocks());
+	size_t limit = FAIR + (spare > KEPT_BACK ? (spare - KEPT_BACK) / 4 : 0), queued = tcp_sndqueuelen(c->pcb);
+	if (queued >= limit)
+		return 0;
+	// A segment takes one piece for its header, and up to two of the pattern.
+	return (uint32_t)least((limit - queued + 2) / 3 * tcp_mss(c->pcb), tcp_sndbuf(c->pcb));
 }
 
 // Sends of the pattern what there is room for.
 static void send_bytes(struct conn *c)
 {
-	while (c->left > 0 && room(c, 1)) {
-		uint32_t n = tcp_sndbuf(c->pcb);
-		if (n > BLOCK)
-			n = BLOCK;
-		if (n > c->left)
-			n = (uint32_t)c->left;
+	uint32_t n;
+	while (c->left > 0 && (n = room(c)) > 0) {
+		n = (uint32_t)least(least(n, BLOCK), c->left);
 		// The pattern stays as it is, so it is not copied.
 		if (tcp_write(c->pcb, pattern + c->offset, (u16_t)n, n < c->left ? TCP_WRITE_FLAG_MORE : 0) != ERR_OK)
 			return;
@@ -260,7 +268,7 @@ static err_t pump(struct conn *c)
 	uint32_t taken = 0;
 	for (;;) {
 		send_bytes(c);
-		if (c->left > 0 || !room(c, HTTP_RESPONSE_MAX + SMALL_MAX) || c->last || taken == c->used)
+		if (c->left > 0 || room(c) < HTTP_RESPONSE_MAX + SMALL_MAX || c->last || taken == c->used)
 			break;
 		struct http_request request;
 		int n = http_parse(c->in + taken, c->used - taken, &request);

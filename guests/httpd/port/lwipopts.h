@@ -32,14 +32,13 @@
 #define ARP_TABLE_SIZE 32
 #define ARP_QUEUEING 0
 
-// Structures come from pools; each of them is touched at the start, so they are small. Buffers come from heap.c, which
-// touches only what it hands out.
+// Structures come from pools.c, buffers from the heap of port.c. Both touch only what they hand out.
 #define MEM_ALIGNMENT 8
 #define MEM_LIBC_MALLOC 1
 #define MEMP_NUM_TCP_PCB_LISTEN 1
 #define MEMP_NUM_TCP_PCB 512  // above the connections of serve.h: half-open and closing ones
-#define MEMP_NUM_TCP_SEG 4096
-#define MEMP_NUM_PBUF 4096
+#define MEMP_NUM_TCP_SEG 6144
+#define MEMP_NUM_PBUF 6144
 #define PBUF_POOL_SIZE 1      // received frames lie in buffers of nic.c
 #define LWIP_SUPPORT_CUSTOM_PBUF 1
 #define LWIP_NETIF_TX_SINGLE_PBUF 0
