@@ -306,7 +306,7 @@ func testConnections(t *testing.T, s *httpd) {
 	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	testutil.Until(t, "the guest's FIN", func() bool { return tcpState(t, conn) == tcpCloseWait })
+	testutil.Until(t, "the guest's FIN", func() bool { return tcpInfo(t, conn).State == tcpCloseWait })
 	for range 3 {
 		if _, err := conn.Write(make([]byte, 4000)); err != nil {
 			t.Fatal(err)
@@ -328,43 +328,6 @@ func testConnections(t *testing.T, s *httpd) {
 		t.Errorf("response to single bytes = %+v, %v; want 200", r, err)
 	}
 	conn.Close()
-}
-
-const tcpCloseWait = 8 // TCP_CLOSE_WAIT of <netinet/tcp.h>
-
-// tcpState is the state of a connection as the host's kernel has it.
-func tcpState(t *testing.T, conn *net.TCPConn) (state uint8) {
-	t.Helper()
-	control(t, conn, func(fd int) error {
-		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err == nil {
-			state = info.State
-		}
-		return err
-	})
-	return state
-}
-
-// unsent is how many bytes the peer has not acknowledged.
-func unsent(t *testing.T, conn *net.TCPConn) (n int) {
-	t.Helper()
-	control(t, conn, func(fd int) (err error) {
-		n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
-		return err
-	})
-	return n
-}
-
-func control(t *testing.T, conn *net.TCPConn, f func(fd int) error) {
-	t.Helper()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil || inner != nil {
-		t.Fatal(err, inner)
-	}
 }
 
 // testParallel has 64 clients that keep their connections and check all they

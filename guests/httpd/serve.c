@@ -12,6 +12,7 @@
 #include "lwip/sys.h"
 #include "lwip/tcp.h"
 #include "nic.h"
+#include "pages.h"
 #include "port/port.h"
 #include "uvm.h"
 
@@ -47,21 +48,6 @@ struct serve_counts serve_counts;
 
 // The content of /bytes/N, a block and a period: from any place in the first period on there is a block in one piece.
 static uint8_t pattern[HTTP_PERIOD + BLOCK];
-
-// Wall clock at the start of the monotonic one, so that a date needs no hypercall; and when the guest entered main,
-// and when it listened, in ns of the monotonic one.
-static uint64_t wall_offset, entered, listened;
-static char date[HTTP_DATE_SIZE];
-
-
-
-static void update_date(void)
-{
-	static uint64_t shown;
-	uint64_t second = (wall_offset + uvm_monotonic_ns()) / 1000000000;
-	if (second != shown)
-		http_date(date, shown = second);
-}
 
 static void make_pattern(void)
 {
@@ -156,59 +142,6 @@ static void send_bytes(struct conn *c)
 	}
 }
 
-static void put_duration(struct http_text *t, uint64_t us)
-{
-	http_put_u64(t, us / 1000);
-	char fraction[5] = { '.', (char)('0' + us / 100 % 10), (char)('0' + us / 10 % 10), (char)('0' + us % 10), 0 };
-	http_put(t, fraction);
-	http_put(t, " ms");
-}
-
-static void put_root(struct http_text *t)
-{
-	char boot[HTTP_DATE_SIZE];
-	uint64_t now = uvm_monotonic_ns();
-	http_date(boot, (wall_offset + entered) / 1000000000);
-	http_put(t, "Hello from a unikernel under uvm.\n\nIt booted on ");
-	http_put(t, boot);
-	http_put(t, ", listened ");
-	put_duration(t, (listened - entered) / 1000);
-	http_put(t, " later, and has been up for ");
-	put_duration(t, (now - entered) / 1000);
-	http_put(t, ".\nIt has answered ");
-	http_put_u64(t, serve_counts.requests);
-	http_put(t, " requests on ");
-	http_put_u64(t, serve_counts.connections);
-	http_put(t, " connections.\n");
-}
-
-static void put_count(struct http_text *t, const char *name, uint64_t v)
-{
-	http_put(t, name);
-	http_put_u64(t, v);
-}
-
-static uint64_t open_now(void)
-{
-	uint64_t n = 0;
-	for (const struct conn *c = conns; c < conns + SERVE_CONNECTIONS; c++)
-		n += c->pcb != NULL;
-	return n;
-}
-
-static void put_stats(struct http_text *t)
-{
-	put_count(t, "{\"connections\":", serve_counts.connections);
-	put_count(t, ",\"requests\":", serve_counts.requests);
-	put_count(t, ",\"dropped\":", serve_counts.dropped);
-	put_count(t, ",\"open\":", open_now());
-	put_count(t, ",\"poll\":", nic_calls.poll);
-	put_count(t, ",\"read\":", nic_calls.read);
-	put_count(t, ",\"read_empty\":", nic_calls.empty);
-	put_count(t, ",\"write\":", nic_calls.write);
-	http_put(t, "}\n");
-}
-
 // Writes one response, content included but for /bytes. False: lwIP has no memory now, and nothing was written.
 static bool respond(struct conn *c, int status, const struct http_request *request)
 {
@@ -227,14 +160,10 @@ static bool respond(struct conn *c, int status, const struct http_request *reque
 			status = 413;
 		else if (page == HTTP_NONE)
 			status = 404;
-		else if (page == HTTP_ROOT)
-			put_root(&t);
-		else if (page == HTTP_HEALTH)
-			http_put(&t, "ok\n");
-		else if (page == HTTP_STATS)
-			put_stats(&t), type = "application/json";
-		else
+		else if (page == HTTP_BYTES)
 			bytes = true, type = "application/octet-stream";
+		else
+			type = page_put(&t, page);
 	}
 	if (status != 200) {
 		http_put(&t, http_status((unsigned)status));
@@ -242,8 +171,7 @@ static bool respond(struct conn *c, int status, const struct http_request *reque
 	}
 	if (!bytes)
 		length = (uint64_t)(t.at - content);
-	update_date();
-	size_t n = http_head(out, (unsigned)status, type, length, date, request->http10, keep_alive);
+	size_t n = http_head(out, (unsigned)status, type, length, page_date(), request->http10, keep_alive);
 	bool whole = request->method != HTTP_HEAD;
 	if (whole && !bytes) {
 		memcpy(out + n, content, length);
@@ -289,6 +217,14 @@ static err_t pump(struct conn *c)
 	if (c->last || (c->eof && (c->used == 0 || http_parse(c->in, c->used, &request) == 0)))
 		return finish(c);
 	return ERR_OK;
+}
+
+uint64_t serve_open(void)
+{
+	uint64_t n = 0;
+	for (const struct conn *c = conns; c < conns + SERVE_CONNECTIONS; c++)
+		n += c->pcb != NULL;
+	return n;
 }
 
 // ---- lwIP's callbacks ------------------------------------------------------------------------------------------------
@@ -412,8 +348,6 @@ bool serve_start(uint64_t monotonic_ns, uint64_t wall_ns)
 	if (!listener)
 		return false;
 	tcp_accept(listener, on_accept);
-	entered = monotonic_ns;
-	wall_offset = wall_ns - monotonic_ns;
-	listened = uvm_monotonic_ns();
+	page_start(monotonic_ns, wall_ns);
 	return true;
 }

@@ -19,4 +19,7 @@ struct serve_counts {
 };
 extern struct serve_counts serve_counts;
 
+// Connections now.
+uint64_t serve_open(void);
+
 #endif
