@@ -45,7 +45,7 @@ if ! find_source; then
     tmp=$(mktemp -d "$cache/tmp-XXXXXX")
     trap 'rm -rf "$tmp"' EXIT
     if ! (cd "$tmp" && download) >"$tmp/log" 2>&1; then
-        die "cannot download Debian's source package $package ($(grep -m 1 '^E:' "$tmp/log" || tail -n 1 "$tmp/log")): is the network there?"
+        die "cannot download Debian's source package $package ($(grep -m 1 'Failed to fetch' "$tmp/log" || grep -m 1 '^E:' "$tmp/log" || tail -n 1 "$tmp/log")): is the network there?"
     fi
     dsc=$(cd "$tmp" && echo ${package}_*.dsc)
     version=$(sed -n 's/^Version: //p' "$tmp/$dsc")
