@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,26 @@ func testCrowd(t *testing.T, s *httpd) {
 	}
 	if got := s.stats(); got.Open > kept || got.Dropped == 0 {
 		t.Errorf("stats = %+v; want at most %d open connections and some dropped", got, kept)
+	}
+}
+
+// testLink takes the interface down for a while.
+func testLink(t *testing.T, s *httpd) {
+	s.healthy()
+	setUp(t, "tap0", false)
+	setUp(t, "tap0", true)
+	s.healthy()
+}
+
+// testDeleted takes the interface away: the guest says so and ends.
+func testDeleted(t *testing.T, s *httpd) {
+	s.healthy()
+	if out, err := exec.Command("ip", "link", "delete", "tap0").CombinedOutput(); err != nil {
+		t.Fatalf("ip link delete: %v: %s", err, out)
+	}
+	<-s.drain
+	if got := s.run.wait(); got.status != 1 || strings.Count(got.stderr, "\n") != 1 || !strings.Contains(got.stderr, "net read failed") {
+		t.Errorf("run = %+v; want status 1 and the reason", got)
 	}
 }
 

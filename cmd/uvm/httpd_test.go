@@ -216,6 +216,7 @@ func TestHTTPD(t *testing.T) {
 		{"crowd", testCrowd, nil},
 		{"frames", testFrames, nil},
 		{"SYN flood", testFlood, nil},
+		{"link down", testLink, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -226,6 +227,7 @@ func TestHTTPD(t *testing.T) {
 			s.end()
 		})
 	}
+	t.Run("TAP deleted", func(t *testing.T) { testDeleted(t, startHTTPD(t, kernel)) })
 	t.Run("boot mark", func(t *testing.T) {
 		report := filepath.Join(t.TempDir(), "boot.json")
 		startHTTPD(t, kernel, "--boot-report", report).end()
