@@ -110,20 +110,13 @@ func (s *settings) network(cfg *vmm.Config, ports []string) (note string, status
 // netLabels are the names of the guest's net devices, in the order of --net; nil where the guest has not that many, or
 // not these.
 func (s *settings) netLabels(img *loader.Image) []string {
-	var devices []string
-	if img.Manifest != nil {
-		for i := range img.Manifest.Entries {
-			if e := &img.Manifest.Entries[i]; e.Type == loader.DeviceNet {
-				devices = append(devices, e.Name)
-			}
-		}
-	}
+	devices := netDevices(img)
 	labels := make([]string, len(s.Nets))
 	for i := range labels {
 		switch name := s.Nets[i].Name; {
 		case img.Linux != nil && name == "":
 			labels[i] = fmt.Sprintf("eth%d", i)
-		case img.Linux != nil || name != "" && img.Manifest.Find(name, loader.DeviceNet) >= 0:
+		case img.Linux != nil || name != "" && slices.Contains(devices, name):
 			labels[i] = name
 		case name == "" && i < len(devices):
 			labels[i] = devices[i]
@@ -216,7 +209,7 @@ func (s *settings) handOver(cfg *vmm.Config, img *loader.Image, nets []netSpec, 
 			continue
 		}
 		note += "guest: " + n.IP.Addr.String()
-		if img.Native != nil && img.Native.Flags&nativeHTTP != 0 && img.Manifest.Find(labels[i], loader.DeviceNet) == firstNet(img) {
+		if img.Native != nil && img.Native.Flags&nativeHTTP != 0 && labels[i] == netDevices(img)[0] {
 			note += ", http://" + n.IP.Addr.String() + "/"
 		}
 		if len(ports) > 0 {
@@ -229,14 +222,17 @@ func (s *settings) handOver(cfg *vmm.Config, img *loader.Image, nets []netSpec, 
 	return note, -1
 }
 
-// firstNet is the handle of the first net device.
-func firstNet(img *loader.Image) int {
+// netDevices are the names of the net devices in the guest's manifest.
+func netDevices(img *loader.Image) (names []string) {
+	if img.Manifest == nil {
+		return nil
+	}
 	for i := range img.Manifest.Entries {
-		if img.Manifest.Entries[i].Type == loader.DeviceNet {
-			return i
+		if e := &img.Manifest.Entries[i]; e.Type == loader.DeviceNet {
+			names = append(names, e.Name)
 		}
 	}
-	return -1
+	return names
 }
 
 // linuxWord makes Linux set the address of its n-th network device (Documentation/admin-guide/nfs/nfsroot.rst;

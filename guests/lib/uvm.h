@@ -203,6 +203,7 @@ const char *parse_ipv4(const char *s, uint8_t ip[4], unsigned *prefix);
 bool parse_u64(const char *s, uint64_t *out);
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
+void *memmove(void *to, const void *from, size_t n);
 void *memset(void *to, int byte, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 size_t strlen(const char *s);
