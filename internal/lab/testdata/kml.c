@@ -151,6 +151,7 @@ int main(int argc, char **argv)
 	}
 	check("killed without a stack", waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
 	if (!(child = fork())) {
+		signal(SIGSEGV, SIG_DFL);
 		signal(SIGUSR1, (void (*)(int))0x1000000000000); // not canonical: IRET fails
 		raise(SIGUSR1);
 		_exit(0);
