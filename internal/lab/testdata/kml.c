@@ -139,6 +139,9 @@ int main(int argc, char **argv)
 	check("SIGSEGV", faults == 1);
 	__asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcqo\n\t.byte 0x48, 0xf7, 0xf9" : : : "rax", "rcx", "rdx", "cc");
 	check("SIGFPE", faults == 2);
+	signal(SIGTRAP, on_alarm);
+	__asm__ volatile("int3");
+	check("SIGTRAP", alarms == 1);
 	if (!(child = fork())) {
 		signal(SIGSEGV, SIG_DFL);
 		__asm__ volatile("movl $1, 8");
@@ -162,7 +165,7 @@ int main(int argc, char **argv)
 	struct sigaction b = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
 	sigaction(SIGALRM, &b, 0);
 	every(2000);
-	check("registers", registers() && alarms > 0);
+	check("registers", registers() && alarms > 1);
 	int before = alarms, wrong = 0, pid = getpid();
 	for (int i = 0; i < 200000; i++)
 		wrong += jump(SYS_getpid, 0, 0, 0) != pid || syscall(SYS_getpid) != pid;
