@@ -19,6 +19,11 @@ type NIC interface {
 	// VnetHeader is the length of the header in front of each frame, in both
 	// directions: 12 bytes, struct virtio_net_hdr_v1 of linux/virtio_net.h, or none.
 	VnetHeader() int
+	// SetOffload says which frames ReadFrame may give: TUN_F_… of linux/if_tun.h, and
+	// 0 for those that need no offload, as in the beginning. EINVAL says that the
+	// host does not know all of them. It takes effect for frames that come from then
+	// on. Without a header only 0 has a meaning.
+	SetOffload(flags int) Errno
 	// PollFD becomes readable (poll(2), POLLIN) when a frame waits.
 	PollFD() int
 	// MTU is the largest payload of a frame in bytes, without the Ethernet

@@ -152,6 +152,11 @@ func (t *Tap) MTU() int { return t.mtu }
 // VnetHeader is 12 or 0.
 func (t *Tap) VnetHeader() int { return t.header }
 
+// SetOffload is TUNSETOFFLOAD.
+func (t *Tap) SetOffload(flags int) syscall.Errno {
+	return errno(unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags))
+}
+
 // PollFD is the descriptor itself.
 func (t *Tap) PollFD() int { return t.fd }
 

@@ -68,7 +68,7 @@ func (n *quietNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 func (n *quietNIC) WriteFrame([][]byte) devices.Errno { return 0 }
 
 func TestNetAllocs(t *testing.T) {
-	r := newNetRig(t, 0)
+	r := newOffloadRig(t, netMergeable)
 	r.n.nic = &quietNIC{fakeNIC{hdr: 12}}
 	rx, _ := r.rx.Add(nil, 12, 1514)
 	tx, _ := r.tx.Add([][]byte{make([]byte, 12), ethernet(60, 1)})
@@ -88,17 +88,27 @@ func TestNetAllocs(t *testing.T) {
 
 // FuzzNet sends and receives frames of any length through chains split in any way
 // and compares with what has to arrive; then come chains of arbitrary descriptors.
-// Each step is 4 bytes: what to do, and lengths.
+// Each step is 4 bytes: what to do, and lengths. how is the NIC's header or none,
+// mergeable buffers, and what else the driver accepts.
 func FuzzNet(f *testing.F) {
-	f.Add(uint64(1), true, []byte("\x00\x00\x3c\x00\x01\x05\xea\x00\x02\x05\xea\x00\x04\x00\x00\x00"), []byte{})
-	f.Add(uint64(2), false, []byte("\x03\x00\x20\x00\x02\x00\x21\x00\x00\x00\x0d\x00"), []byte("\x00\x80\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x02\x00\x00\x00"))
-	f.Fuzz(func(t *testing.T, seed uint64, vnet bool, steps, garbage []byte) {
+	steps := []byte("\x00\x00\x3c\x00\x01\x05\xea\x00\x02\x05\xea\x00\x04\x00\x00\x00")
+	f.Add(uint64(1), byte(1), steps, []byte{})
+	f.Add(uint64(2), byte(0), []byte("\x03\x00\x20\x00\x02\x00\x21\x00\x00\x00\x0d\x00"), []byte("\x00\x80\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00\x02\x00\x00\x00"))
+	f.Add(uint64(3), byte(0xff), bytes.Join([][]byte{steps, []byte("\x02\x0f\xff\x00\x01\x00\x00\x00\x01\x08\x00\x00\x01\x0f\xff\x00")}, nil), []byte{})
+	f.Fuzz(func(t *testing.T, seed uint64, how byte, steps, garbage []byte) {
 		rng := rand.New(rand.NewPCG(seed, 4))
-		hdr := 0
-		if vnet {
-			hdr = netHeaderSize
-		}
+		hdr := int(how&1) * netHeaderSize
 		r := newNetRig(t, hdr)
+		merge := hdr > 0 && how&2 != 0
+		if merge {
+			r.features = netMergeable
+		}
+		for i, o := range netOffloads {
+			if hdr > 0 && how>>2>>i&1 != 0 {
+				r.features |= o.sent | o.received
+			}
+		}
+		r.restart()
 		var sent, waiting, got, want [][]byte // waiting: on the NIC
 		var rooms []int
 		var chains [][][]byte
@@ -115,47 +125,49 @@ func FuzzNet(f *testing.F) {
 				if steps[3]&1 != 0 {
 					r.nic.writeErr = syscall.EIO
 				}
-				if n < 14 || r.nic.writeErr != 0 {
+				header := [netHeaderSize]byte{0: steps[3] >> 1 & 7, 1: steps[0] / 5 % 6, 4: steps[3] >> 4, 6: steps[1], 7: steps[2] % 3, 8: steps[2]}
+				if n < 14 || r.nic.writeErr != 0 || !mayAsk(header, n, r.features) {
 					txDrops++
 				} else {
 					sent = append(sent, frame)
 				}
-				header := make([]byte, netHeaderSize)
-				copy(header, steps)
-				r.tx.Add(cutBytes(rng, append(header, frame...), 8))
+				r.tx.Add(cutBytes(rng, append(header[:], frame...), 8))
 			case 1: // room for n bytes
 				n %= 4096
 				_, in := r.rx.Add(nil, cutSizes(rng, netHeaderSize+n, 8)...)
-				chains, rooms = append(chains, in), append(rooms, n)
+				chains, rooms = append(chains, in), append(rooms, netHeaderSize+n)
 			case 2, 3: // a frame comes in
-				frame := ethernet(14+n%4096, steps[3])
+				frame := ethernet(14+n%4096<<(how>>7*4), steps[3])
 				waiting = append(waiting, frame)
 				r.nic.in = append(r.nic.in, frame)
 			case 4: // nothing new
 			}
 			r.serve()
 			for len(rooms) > 0 && len(waiting) > 0 {
-				if len(waiting[0]) <= rooms[0] {
-					want, rooms = append(want, waiting[0]), rooms[1:]
-				} else {
+				need, n := netHeaderSize+len(waiting[0]), 0
+				for n == 0 || merge && n < len(rooms) && need > 0 {
+					need -= rooms[n]
+					n++
+				}
+				if need > 0 && merge {
+					break // for more room
+				} else if need > 0 {
 					rxDrops++
+				} else {
+					want, rooms = append(want, waiting[0]), rooms[n:]
 				}
 				waiting = waiting[1:]
 			}
-			if ready := r.n.PollFD() == 123; ready != (len(rooms) > 0) {
-				t.Fatalf("PollFD() waits for the NIC: %v, with %d buffers", ready, len(rooms))
+			if ready := r.n.PollFD() == 123; ready != (len(rooms) > 0 && len(waiting) == 0) {
+				t.Fatalf("PollFD() waits for the NIC: %v, with %d buffers and %d frames", ready, len(rooms), len(waiting))
 			}
 		}
-		for i := 0; ; i++ {
-			_, used, ok := r.rx.Done()
-			if !ok {
+		for i := 0; ; {
+			frame, n := r.received(chains[i:])
+			if n == 0 {
 				break
 			}
-			all := bytes.Join(chains[i], nil)
-			if !bytes.Equal(all[:netHeaderSize], rxHeader[:]) {
-				t.Errorf("frame %d has header % x; want % x", i, all[:netHeaderSize], rxHeader)
-			}
-			got = append(got, all[netHeaderSize:used])
+			got, i = append(got, frame), i+n
 		}
 		if !slices.EqualFunc(got, want, bytes.Equal) || !slices.EqualFunc(r.nic.out, sent, bytes.Equal) {
 			t.Fatalf("%d frames received, %d sent; want %d, %d, unchanged and in order", len(got), len(r.nic.out), len(want), len(sent))
@@ -170,7 +182,25 @@ func FuzzNet(f *testing.F) {
 				d.Offer(uint16(g))
 			}
 		}
-		r.nic.in = slices.Repeat([][]byte{ethernet(60, 1)}, 20)
+		r.nic.in = slices.Repeat([][]byte{ethernet(60, 1), ethernet(9000, 1)}, 20)
 		r.rounds()
 	})
+}
+
+// mayAsk says whether a driver with the features may send a frame of n bytes with
+// header h: sections 5.1.3.1 and 5.1.6.2, from a reading of its own.
+func mayAsk(h [netHeaderSize]byte, n int, features uint64) bool {
+	feature := func(bit int) bool { return features>>bit&1 != 0 && features&1 != 0 }
+	csum := h[0]&1 != 0
+	if csum && (!feature(0) || int(le.Uint16(h[6:]))+int(le.Uint16(h[8:]))+2 > n || int(le.Uint16(h[2:])) > n) {
+		return false
+	}
+	if h[1] == 0 {
+		return true
+	}
+	if h[1]&0x80 != 0 && !feature(13) || !csum || le.Uint16(h[4:]) == 0 {
+		return false
+	}
+	bit, known := map[byte]int{1: 11, 4: 12, 5: 56}[h[1]&0x7f]
+	return known && feature(bit)
 }

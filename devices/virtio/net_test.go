@@ -13,7 +13,7 @@ import (
 var _ Device = (*Net)(nil)
 
 func TestNetConfig(t *testing.T) {
-	nic := &fakeNIC{}
+	nic := &fakeNIC{t: t}
 	for mtu, want := range map[int]uint64{0: 1<<5 | 1<<16, 9000: 1<<3 | 1<<5 | 1<<16} {
 		n := NewNet(nic, testMAC, mtu)
 		config := []byte{2, 0, 0, 1, 2, 3, 1, 0, 0, 0, byte(mtu & 0xff), byte(mtu >> 8)}
@@ -43,7 +43,7 @@ func TestNetSend(t *testing.T) {
 			if n >= 14 {
 				frame = ethernet(n, byte(i))
 			}
-			header := bytes.Repeat([]byte{0xff}, netHeaderSize)
+			header := append([]byte{0xfe, 0}, bytes.Repeat([]byte{0xff}, netHeaderSize-2)...)
 			out := [][]byte{append(header, frame...)}
 			switch {
 			case i%3 == 1 && n > 0:
@@ -65,6 +65,9 @@ func TestNetSend(t *testing.T) {
 		if !slices.EqualFunc(r.nic.out, want, bytes.Equal) {
 			t.Errorf("header of %d: %d frames arrived; want %d, unchanged and in order", hdr, len(r.nic.out), len(want))
 		}
+		if i := slices.IndexFunc(r.nic.headers, func(h [netHeaderSize]byte) bool { return h != [netHeaderSize]byte{} }); i >= 0 {
+			t.Errorf("header %d = % x; want zeros, for it asked for nothing", i, r.nic.headers[i])
+		}
 		r.dropped("sent", 0, drops)
 	}
 }
@@ -75,6 +78,7 @@ func TestNetReceive(t *testing.T) {
 	for _, hdr := range []int{0, netHeaderSize} {
 		for cut := range 10 {
 			r := newNetRig(t, hdr)
+			r.nic.header = [netHeaderSize]byte{0xfe, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9} // none of it asks for anything
 			rng := rand.New(rand.NewPCG(uint64(cut), 3))
 			in := []int{netHeaderSize + 1514}
 			switch cut {

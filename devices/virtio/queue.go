@@ -195,6 +195,13 @@ func (q *Queue) buffer(c *Chain, addr memory.Addr, size uint64, write bool) erro
 // Push returns a chain in flight to the driver; the device wrote the first written
 // bytes of its In.
 func (q *Queue) Push(head uint16, written uint32) {
+	if q.put(head, written); !q.stopped {
+		q.publish()
+	}
+}
+
+// put is Push for one of several chains that the driver is to see at once, by publish.
+func (q *Queue) put(head uint16, written uint32) {
 	q.inFlight--
 	if q.stopped {
 		return
@@ -203,8 +210,9 @@ func (q *Queue) Push(head uint16, written uint32) {
 	le.PutUint32(e, uint32(head))
 	le.PutUint32(e[4:], written)
 	q.UsedIdx++
-	memory.Store16(q.used[2:], q.UsedIdx)
 }
+
+func (q *Queue) publish() { memory.Store16(q.used[2:], q.UsedIdx) }
 
 // begin gives the queue its share of a round of Serve.
 func (q *Queue) begin() {
