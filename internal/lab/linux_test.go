@@ -130,7 +130,7 @@ ip netns del lab`,
 			`(?s:took 10000000 bytes.*){2}`, `(?s:sent 10000000 bytes.*){2}`,
 			// CSUM, GUEST_CSUM, MTU, MAC, GUEST_TSO4, TSO6 and ECN, HOST_ the same,
 			// MRG_RXBUF, STATUS; and the average frame is longer than the MTU.
-			`features 11010101110111111`, `rx frames are long`, `tx frames are long`,
+			`features 11010101110111011`, `rx frames are long`, `tx frames are long`,
 		},
 	},
 	{

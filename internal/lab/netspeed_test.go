@@ -69,7 +69,7 @@ export WORDS="quiet ip=10.0.0.2::10.0.0.1:255.255.255.0::eth0:off"
 for turn in $(seq $ROUNDS); do
 `
 	for _, m := range netMachines {
-		script += fmt.Sprintf("%s >console 2>&1 &\necho machine %s\n./netspeed host 10.0.0.2 $MS || cat console\nwait $!\n", m.command, m.name)
+		script += fmt.Sprintf("%s >console 2>&1 &\necho machine %s\n./netspeed host 10.0.0.2 $MS || { cat console; kill $!; }\nwait $!\n", m.command, m.name)
 	}
 	env := []string{"ROUNDS=" + envOr("UVM_ROUNDS", "5"), "MS=" + envOr("UVM_MS", "2000")}
 	Run(t, Options{Memory: 3 << 30, Files: files, Tools: []string{"qemu-system-x86_64", "bash", "ip"}, Modules: []string{"vhost_net"}}, Job{
