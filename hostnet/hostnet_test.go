@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hostnet/wire"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 )
@@ -101,6 +102,14 @@ func TestAuto(t *testing.T) {
 	for _, want := range []string{"inet 10.192.0.1/30", "LOWER_UP", "alias uvm pid 77", "type tap pi off vnet_hdr off persist off", "type tap pi off vnet_hdr on persist off", "mtu 1400"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("ip shows %s; want %q in it", got, want)
+		}
+	}
+	// vmm takes them over like that.
+	for tap, header := range map[*Tap]int{a: 0, b: 12} {
+		if h, err := hostio.TapFromFD(int(tap.File.Fd()), header > 0); err != nil || h.VnetHeader() != header {
+			t.Errorf("TapFromFD(%s) = %+v, %v; want a vnet header of %d bytes", tap.Interface, h, err, header)
+		} else {
+			h.Close()
 		}
 	}
 	a.File.Close()
