@@ -171,12 +171,13 @@ func testFrames(t *testing.T, s *httpd) {
 			p.send(f)
 		}
 		s.client.CloseIdleConnections()
+		p.announce()
 		s.healthy()
 		if t.Failed() {
 			t.Fatalf("the guest does not answer after %s", name)
 		}
 	}
-	good := [][]byte{p.ping(0, data(40)), p.ping(0x2000, data(64)), p.arp(1, [6]byte{2, 0, 0, 0, 0, 1}, hostIP), p.tcp(hostIP, 99, syn, []byte{2, 4, 5, 180, 3, 3, 7, 0}, nil),
+	good := [][]byte{p.ping(0, data(40)), p.ping(0x2000, data(64)), p.arp(1, hostMAC, hostIP), p.tcp(hostIP, 99, syn, []byte{2, 4, 5, 180, 3, 3, 7, 0}, nil),
 		p.tcp(hostIP, 99, ack, nil, data(99)), p.tcp(hostIP, 99, fin|ack, nil, nil), p.tcp(hostIP, 99, rst, nil, nil)}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range scaled(20000, 1000) {
@@ -192,9 +193,11 @@ func testFrames(t *testing.T, s *httpd) {
 		}
 		p.send(frame)
 		if i%5000 == 0 {
+			p.announce()
 			s.healthy()
 		}
 	}
+	p.announce()
 }
 
 // testFlood sends 10,000 SYNs: from the host's own address, where its kernel

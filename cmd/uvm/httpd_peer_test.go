@@ -31,6 +31,10 @@ func (p *peer) send(frame []byte) {
 	}
 }
 
+// announce tells the guest the host's MAC address: ARP lets anybody tell it
+// another, and then answers get lost until the host's kernel asks for its own.
+func (p *peer) announce() { p.send(p.arp(1, hostMAC, hostIP)) }
+
 func sum(b []byte) uint16 {
 	var s uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -47,12 +51,13 @@ func sum(b []byte) uint16 {
 
 var (
 	hostIP  = [4]byte{10, 0, 0, 1}
+	hostMAC = [6]byte{2, 0, 0, 0, 0, 1}
 	guestIP = [4]byte{10, 0, 0, 2}
 )
 
 // ethernet puts payload into a frame for the guest.
 func (p *peer) ethernet(kind uint16, payload []byte) []byte {
-	frame := append(append([]byte{}, p.mac[:]...), 2, 0, 0, 0, 0, 1)
+	frame := append(append([]byte{}, p.mac[:]...), hostMAC[:]...)
 	return append(binary.BigEndian.AppendUint16(frame, kind), payload...)
 }
 

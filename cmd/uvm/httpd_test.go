@@ -51,8 +51,10 @@ func startHTTPD(t *testing.T, kernel string, args ...string) *httpd {
 	t.Helper()
 	netNS(t)
 	free(t, makeTap(t, "tap0"))
-	if out, err := exec.Command("ip", "addr", "add", "10.0.0.1/24", "dev", "tap0").CombinedOutput(); err != nil {
-		t.Fatalf("ip addr add: %v (sudo apt-get install iproute2): %s", err, out)
+	for _, args := range []string{"link set tap0 address 02:00:00:00:00:01", "addr add 10.0.0.1/24 dev tap0"} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v (sudo apt-get install iproute2): %s", args, err, out)
+		}
 	}
 	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
