@@ -3,7 +3,8 @@
 #
 # Makes the root file systems of real applications, as folders, from Debian's packages.
 #
-#   app.sh NAME…    redis, nginx, memcached, postgres, python: prints the folder of each
+#   app.sh NAME…    redis, nginx, memcached, postgres, python: prints the folder of each; load: redis, nginx, and the
+#                   programs that load them
 #
 # A folder has the application's packages and what they depend on, without what only their installation needs (maintainer
 # scripts do not run), without documentation, translations and character sets, and with the accounts that the application changes to. Packages
@@ -23,7 +24,8 @@ packages() {
     memcached) echo memcached ;;
     postgres) echo postgresql-15 tzdata ;;
     python) echo python3 ;;
-    *) die "there is no application $1; there are: redis nginx memcached postgres python" ;;
+    load) echo redis-server nginx-light apache2-utils ;;
+    *) die "there is no application $1; there are: redis nginx memcached postgres python load" ;;
     esac
 }
 

@@ -100,9 +100,11 @@ cat out
 '
 ip netns del app`
 
-// appEnd is the end of each init: whoever connects to port 9 ends the guest.
+// appEnd is the end of each init: whoever connects to port 9 ends the guest, and
+// so does a server that ends by itself, or that Linux kills for its memory.
 const appEnd = `server=$!
-nc -l -p 9 </dev/null >/dev/null
+nc -l -p 9 >/dev/null &
+wait -n
 kill $server
 wait $server
 sync

@@ -165,12 +165,14 @@ func TestContainers(t *testing.T) {
 		job("signal", 128+9, "lo: 1\n$", image+`--env 'LAST=kill -9 $$'`),
 		job("no such program", 127, "^$", `uvm run --image app.tar --env PATH=/none 2>&1 | grep -v 'there is no such program'; exit ${PIPESTATUS[0]}`),
 		job("cache", 0, `^1 image\n0 others\n$`, `cd ~/.cache/uvm/images; echo $(ls *.ext4 | wc -l) image; echo $(ls -A | grep -vcE '^[0-9a-f]{64}\.(ext4|lock)$') others`),
-		job("network", 0, ` 0% packet loss`, `ip netns add lab
+		job("network", 0, `(?s) 0% packet loss.*from the port\n`, `ip netns add lab
 inside() { ip netns exec lab "$@"; }
 inside ip tuntap add tap0 mode tap
 inside ip addr add 10.0.0.1/24 dev tap0
 inside ip link set tap0 up
-inside uvm run --image app.tar --net tap0,ip=10.0.0.2/24,gw=10.0.0.1 --env 'LAST=ping -c 2 10.0.0.1; exit 0'; s=$?
+inside uvm run --image app.tar --net tap0,ip=10.0.0.2/24,gw=10.0.0.1 --env 'LAST=ping -c 2 10.0.0.1; echo from the port | nc -l -p 7000; exit 0' &
+while kill -0 $! && ! inside nc -w 5 10.0.0.2 7000 </dev/null; do sleep 0.2; done
+wait $!; s=$?
 ip netns del lab
 exit $s`),
 		// A port that the image exposes is reached at the address that uvm has found.

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
 // fill runs Fill into a file without a name, as uvm does, and returns it under one.
@@ -177,5 +180,59 @@ func TestExposedPorts(t *testing.T) {
 	}
 	if got, err := exposedPorts([]byte(`{"config":`)); err == nil {
 		t.Errorf("exposedPorts of half a configuration = %q; want an error", got)
+	}
+}
+
+// TestFillFull has file systems that are too small, by little and by much: first all on one, then the
+// cache with room and the guest's copy without. Each time there is an error, and nothing left but what is whole.
+func TestFillFull(t *testing.T) {
+	testutil.RequireRoot(t)
+	o := Options{Init: []byte("init"), Source: dockerSave(t, map[string]v1.Image{"app:1": makeImage(t, appConfig,
+		append([][]e{{{name: "a", to: strings.Repeat("0123456789abcdef", 3<<16)}}}, appLayers...)...)})}
+	warm := filepath.Join(t.TempDir(), "images")
+	for _, own := range []bool{false, true} {
+		made := false
+		for size := 512 << 10; size <= 24<<20 && !made; size += 256 << 10 {
+			mnt := t.TempDir()
+			if err := unix.Mount("t", mnt, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+				t.Fatal(err)
+			}
+			cache := filepath.Join(mnt, "images")
+			if own {
+				cache = warm
+			}
+			f, err := os.CreateTemp(mnt, "copy")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = Fill(t.Context(), f, cache, o, []string{"word"})
+			if made = err == nil; made {
+				fsck(t, f.Name())
+			} else if !strings.Contains(strings.ToLower(err.Error()), "no space left") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("Fill with %d KiB = %v; want one line that says so", size>>10, err)
+			}
+			if _, err := os.Stat(cache); err == nil {
+				for _, name := range names(t, cache) {
+					if strings.HasPrefix(name, ".") {
+						t.Errorf("with %d KiB the cache holds %s", size>>10, name)
+					} else if strings.HasSuffix(name, ".ext4") {
+						fsck(t, filepath.Join(cache, name))
+					}
+				}
+			}
+			f.Close()
+			if err := unix.Unmount(mnt, 0); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d KiB: %v", size>>10, err)
+		}
+		if !made {
+			t.Error("24 MiB are not enough for an image of 3")
+		}
+		if !own {
+			if _, err := fill(t, warm, o); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
