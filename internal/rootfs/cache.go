@@ -83,7 +83,7 @@ func cacheKey(ctx context.Context, cache string, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if src.kind != KindOCI && src.kind != KindDocker {
+	if !src.isImage() {
 		return "", fmt.Errorf("%s is not a container image: make a root file system of it with uvm rootfs, and give that with --disk", o.Source)
 	}
 	tmp, err := os.MkdirTemp(cache, ".uvm-rootfs-")
