@@ -10,7 +10,9 @@ import (
 // lupineMain becomes uvm-lupine, which lies beside uvm: what only makes kernels
 // is no part of the program that runs VMs.
 func lupineMain(args []string) int {
-	if status := parse(newFlags("lupine"), "lupine", args); status >= 0 {
+	f := newFlags("lupine")
+	f.SetInterspersed(false) // what stands behind the first word is that program's
+	if status := parse(f, "lupine", args); status >= 0 {
 		return status
 	}
 	self, err := os.Executable()
