@@ -105,12 +105,12 @@ func (c *suggestCase) image(file string) error {
 }
 
 // suggestScript runs a server of which options are wanted, asks it by the network, and ends the run by Ctrl-C.
-const suggestScript = `ip netns add suggest
+const suggestScript = `ip netns del suggest 2>/dev/null; ip netns add suggest
 ip netns exec suggest bash -ec '
 ip tuntap add tap0 mode tap
 ip addr add 10.0.0.1/24 dev tap0
 ip link set tap0 up
-uvm lupine suggest --run --for 4m --memory 192M --net tap0,ip=10.0.0.2/24 $APP.tar >fragment 2>log &
+uvm lupine suggest --run --for 3m --memory 192M --net tap0,ip=10.0.0.2/24 $APP.tar >fragment 2>log &
 run=$!
 say() { exec 3<>/dev/tcp/10.0.0.2/$PORT; printf "$1" >&3; cat <&3; exec 3>&-; }
 until timeout 2 bash -c "exec 3<>/dev/tcp/10.0.0.2/$PORT" 2>/dev/null; do kill -0 $run || { cat log; exit 1; }; sleep 0.5; done
@@ -220,7 +220,7 @@ func TestSuggest(t *testing.T) {
 	}
 	var jobs []Job
 	job := func(name string, status int, stdout, stderr, script string) {
-		jobs = append(jobs, Job{Name: name, Dir: "/vm", Argv: []string{"bash", "-c", script}, Bound: 2 * time.Minute, Check: func(t *testing.T, r *Result) {
+		jobs = append(jobs, Job{Name: name, Dir: "/vm", Argv: []string{"bash", "-c", script}, Bound: 2 * time.Minute, Again: true, Check: func(t *testing.T, r *Result) {
 			if r.Status != status || !regexp.MustCompile(stdout).MatchString(r.Stdout) || !regexp.MustCompile(stderr).MatchString(r.Stderr) {
 				t.Errorf("status %d, stdout %q, stderr %q; want status %d, %s and %s", r.Status, r.Stdout, r.Stderr, status, stdout, stderr)
 			}
@@ -232,7 +232,7 @@ func TestSuggest(t *testing.T) {
 		if err := c.image(path(c.name + ".tar")); err != nil {
 			t.Fatal(err)
 		}
-		jobs = append(jobs, Job{Name: c.name, Dir: "/vm", Argv: []string{"bash", "-c", suggestScript}, Bound: 5 * time.Minute, Check: func(t *testing.T, r *Result) { c.check(t, r, c.look(t, path(c.name+".tar"))) },
+		jobs = append(jobs, Job{Name: c.name, Dir: "/vm", Argv: []string{"bash", "-c", suggestScript}, Bound: 4 * time.Minute, Again: true, Check: func(t *testing.T, r *Result) { c.check(t, r, c.look(t, path(c.name+".tar"))) },
 			Env: []string{"APP=" + c.name, "PORT=" + c.port, "CLIENT=" + c.client}})
 	}
 	const suggest = "uvm lupine suggest --run "
