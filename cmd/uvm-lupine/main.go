@@ -208,25 +208,21 @@ func (o *options) suggest(ctx context.Context, stdout, stderr io.Writer) error {
 
 // look reads the machine code of the programs that are named, or that the image starts.
 func (o *options) look(view *rootfs.View) (uses *appscan.Uses, programs []string, err error) {
-	start := view.Start
-	start.Env = append(start.Env, o.source.Start.Env...)
-	root := &appscan.Root{FS: view.FS, Path: start.SearchPath()}
+	root := &appscan.Root{FS: view.FS, Path: view.Start.SearchPath()}
+	cmd := view.Start.Cmd
+	if len(o.words) > 0 {
+		cmd = o.words
+	}
+	words := slices.Concat(view.Start.Entrypoint, cmd)
 	programs = o.programs
-	switch {
+	switch starts := len(words) > 0 && words[0] != ""; {
+	case o.run && !starts:
+		return nil, nil, errUsage{fmt.Errorf("%s names no entry point and no command: give what to run after --", o.source.Source)}
 	case len(programs) > 0:
-	case view.Image || o.run:
-		cmd := start.Cmd
-		if o.words != nil {
-			cmd = o.words
-		}
-		words := slices.Concat(start.Entrypoint, cmd)
-		if len(words) == 0 || words[0] == "" {
-			if view.Image {
-				return nil, nil, fmt.Errorf("%s: the image names no entry point and no command: name its programs behind it", o.source.Source)
-			}
-			return nil, nil, errUsage{fmt.Errorf("%s is no image, and says nothing of what to run: give that after --", o.source.Source)}
-		}
-		programs = named(root, words, start.WorkDir)
+	case starts:
+		programs = named(root, words, view.Start.WorkDir)
+	case view.Image:
+		return nil, nil, fmt.Errorf("%s: the image names no entry point and no command: name its programs behind it", o.source.Source)
 	default:
 		if programs, err = root.Programs(); err != nil {
 			return nil, nil, err

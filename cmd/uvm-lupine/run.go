@@ -108,7 +108,7 @@ func (o *options) disks(ctx context.Context, host *host, image bool) (root, disk
 	opts.Init = host.init
 	if image {
 		opts.Start.Cmd = o.words
-	} else {
+	} else { // look has seen that there are some
 		opts.Start.Entrypoint, opts.Start.Cmd = o.words[:1], o.words[1:]
 	}
 	dir, err := os.MkdirTemp("", "uvm-run-")

@@ -201,8 +201,13 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	var out, diag bytes.Buffer
-	if status := run(t.Context(), []string{"suggest", "--run", home}, &out, &diag); status != exitUsage || out.Len() > 0 || !strings.Contains(diag.String(), "is no image, and says nothing of what to run: give that after --\n") {
-		t.Errorf("without words: %d, %q, %q; want status 125 and one line", status, &out, &diag)
+	for _, args := range [][]string{{home}, {home, "/bin/app"}, {home, "--"}, {savedImage(t, v1.Config{})}, {savedImage(t, v1.Config{Cmd: []string{""}}), "/opt/app"}} {
+		out.Reset()
+		diag.Reset()
+		status := run(t.Context(), append([]string{"suggest", "--run"}, args...), &out, &diag)
+		if status != exitUsage || out.Len() > 0 || !strings.HasSuffix(diag.String(), " names no entry point and no command: give what to run after --\n") {
+			t.Errorf("%q: %d, %q, %q; want status 125 and one line", args, status, &out, &diag)
+		}
 	}
 	// A signal while the image is still being read.
 	ctx, cancel := context.WithCancelCause(t.Context())

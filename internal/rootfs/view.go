@@ -21,7 +21,7 @@ import (
 // are in a temporary folder that Close removes. Other files have zeros in them.
 type View struct {
 	FS    fs.ReadLinkFS
-	Start Start // what an image's configuration says
+	Start Start // what the options and an image's configuration say
 	Image bool  // it has one
 	close func() error
 }
@@ -29,7 +29,7 @@ type View struct {
 // Close gives back what the View holds.
 func (v *View) Close() error { return v.close() }
 
-// Look opens a source. o.Source, Kind, Tag and Limits count.
+// Look opens a source. o.Source, Kind, Tag, Start and Limits count.
 func Look(ctx context.Context, o Options) (_ *View, err error) {
 	o.Limits.complete()
 	src, err := openSource(o.Source, o.Kind, o.Limits.Entries)
@@ -41,7 +41,7 @@ func Look(ctx context.Context, o Options) (_ *View, err error) {
 		if err != nil {
 			return nil, err
 		}
-		return &View{FS: root.FS().(fs.ReadLinkFS), close: root.Close}, nil
+		return &View{root.FS().(fs.ReadLinkFS), o.Start, false, root.Close}, nil
 	}
 	dir, err := os.MkdirTemp("", "uvm-look-")
 	if err != nil {
