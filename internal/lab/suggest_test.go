@@ -245,8 +245,9 @@ func TestSuggest(t *testing.T) {
 	only := ".*# Seen in use, and not found in the code: .*\nCONFIG_MULTIUSER=y\n"
 	job("for", 0, `(?s)until --for was over; the application's status was 130\.`+only, "lo: 1", suggest+"--for 20s --env LAST='exec sleep 1000'"+tiny)
 	job("deaf", 0, `(?s)until --for was over\.\n.*# - its end`, "deaf", suggest+`--for 15s --env LAST='trap "" INT; echo deaf; while true; do sleep 1; done'`+tiny)
-	job("killed", 0, `(?s)until uvm was ended by signal 9\.\n`+only, "lo: 1", `(sleep 20; kill -9 $(pidof uvm)) & `+suggest+`--env LAST='exec sleep 1000'`+tiny)
+	job("killed", 0, `(?s)until uvm was ended by signal 9\.\n`+only, "lo: 1", suggest+`--env LAST='exec sleep 1000'`+tiny+` 2>err &
+until grep -q 'lo: 1' err; do sleep 0.5; done; sleep 2; kill -9 $(pidof uvm); wait $!; status=$?; cat err >&2; exit $status`)
 	job("no such user", 1, "^$", `(?s)needs CONFIG_MULTIUSER\n.*the guest could not start the application \(status 126\)`, suggest+"--kernel lupine-base"+tiny)
-	jobs = append(jobs, Job{Name: "left behind", Argv: []string{"sh", "-c", `test -z "$(ls -A /tmp | grep uvm-)" || { ls -A /tmp; exit 1; }`}})
+	jobs = append(jobs, Job{Name: "left behind", Argv: []string{"sh", "-c", `! ls -A /tmp | grep -E "^uvm-(look|run)"`}})
 	Run(t, Options{Memory: 3 << 30, Files: files, Tools: []string{"bash", "ip", "mke2fs", "debugfs", "e2fsck"}}, jobs...)
 }
