@@ -29,9 +29,10 @@ const newNamespaces = 0x7e020080
 // thread, and does without.
 var atStart = map[int]bool{unix.SYS_SET_ROBUST_LIST: true, unix.SYS_RSEQ: true}
 
-// libcFiles are those that the C library reads at threads' and users' starts, and does without: the number
-// of CPUs comes from sched_getaffinity(2) then, and the most groups that a process may have from limits.h.
-var libcFiles = map[string]bool{"/sys/devices/system/cpu/online": true, "/proc/sys/kernel/ngroups_max": true}
+// libcFiles are those that the C library reads by itself, and does without: the number of CPUs comes from
+// sched_getaffinity(2) then, the most groups that a process may have from limits.h, and where a static program
+// lies matters only to dlopen.
+var libcFiles = map[string]bool{"/sys/devices/system/cpu/online": true, "/proc/sys/kernel/ngroups_max": true, "/proc/self/exe": true}
 
 // options are those of Linux 6.1 that lupine-base does not have. Which system
 // calls they bring is what kernel/sys_ni.c lists as conditional, and the

@@ -93,6 +93,7 @@ func TestShows(t *testing.T) {
 		{"p/proc/sys/vm/overcommit_memory p/dev/null", "PROC_FS PROC_SYSCTL", ""},
 		{"p/procedure", "", ""},
 		{"p/sys/devices/system/cpu/online p/proc/sys/kernel/ngroups_max", "", "PROC_FS PROC_SYSCTL SYSFS"},
+		{"p/proc/self/exe", "", "PROC_FS"},
 		{"p/sys/devices/system/cpu/online p/sys/kernel/mm", "SYSFS", "SYSFS"},
 		{"c0 c1 c2 c59", "", ""},
 	} {
