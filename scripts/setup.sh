@@ -70,12 +70,12 @@ install_go() {
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(uname -m)" = x86_64 ] || { echo "setup: uvm runs on x86-64 only, this is $(uname -m)" >&2; exit 1; }
-install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/linux/kvm.h=linux-libc-dev ip=iproute2 ping=iputils-ping mke2fs=e2fsprogs
+install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/linux/kvm.h=linux-libc-dev ip=iproute2 ping=iputils-ping mke2fs=e2fsprogs curl=curl patch=patch xz=xz-utils
 # The lab (docs/testing.md), which the demo does not need; it fetches its kernel itself. A busybox alone may be the dynamic one.
 # The second line is for the kernels of the guests that it runs (docs/lupine.md).
 if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_LAB:-}" != 1 ]; then
     install_packages qemu-system-x86_64=qemu-system-x86 /usr/share/doc/busybox-static=busybox-static \
-        flex=flex bison=bison bc=bc patch=patch xz=xz-utils /usr/include/libelf.h=libelf-dev
+        flex=flex bison=bison bc=bc /usr/include/libelf.h=libelf-dev
 fi
 if ! go_is_new_enough go; then
     go_is_new_enough "$go_home/bin/go" || install_go

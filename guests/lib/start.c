@@ -20,6 +20,8 @@ __attribute__((used, aligned(4), section(".note.solo5.abi"))) static const struc
 };
 
 const struct uvm_boot_info *uvm_boot;
+int uvm_words;
+char **uvm_word;
 
 int main(int argc, char **argv);
 
@@ -48,5 +50,8 @@ __attribute__((section(".text.start"))) _Noreturn void _start(const struct uvm_b
 {
 	uvm_boot = boot;
 	int argc = split((const char *)boot->cmdline);
-	uvm_halt(main(argc, argv));
+	uvm_word = argv;
+	while (uvm_words < argc && memcmp(argv[uvm_words], "uvm.", 4) == 0)
+		uvm_words++;
+	uvm_halt(main(argc - uvm_words, argv + uvm_words));
 }

@@ -1,13 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// string.c: the few functions of the C library that guests call, and those that gcc itself may call (memcpy, memset,
-// memcmp). Copying is one string instruction: fast on hardware, and one instruction where ring 0 is emulated.
+// string.c: the few functions of the C library that guests call, and those that gcc itself may call (memcpy, memmove,
+// memset, memcmp). Copying is one string instruction: fast on hardware, and one instruction where ring 0 is emulated.
 #include "uvm.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
 	void *d = to;
 	__asm__ volatile("rep movsb" : "+D"(d), "+S"(from), "+c"(n) : : "memory");
+	return to;
+}
+
+void *memmove(void *to, const void *from, size_t n)
+{
+	// Downwards only where a copy upwards would overwrite what it has still to read.
+	if ((uintptr_t)to - (uintptr_t)from >= n)
+		return memcpy(to, from, n);
+	for (unsigned char *d = to; n--;)
+		d[n] = ((const unsigned char *)from)[n];
 	return to;
 }
 

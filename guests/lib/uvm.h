@@ -179,10 +179,31 @@ int uvm_block_write(uint64_t handle, uint64_t offset, const void *buf, size_t le
 int uvm_net_read(uint64_t handle, void *buf, size_t *len);
 int uvm_net_write(uint64_t handle, const void *buf, size_t len);
 
+// What the monitor says to the guest before the guest's own arguments: the leading words of the command line that begin
+// with "uvm." (docs/abi.md, "Words from the monitor"). main does not see them.
+extern int uvm_words;
+extern char **uvm_word;
+
+// The IPv4 address that the monitor hands over for a net device, in network byte order; gateway 0.0.0.0: none. False (and
+// *out untouched): it hands none over.
+struct uvm_ipv4 {
+	uint8_t address[4], gateway[4];
+	unsigned prefix;  // bits, 0 to 32
+};
+bool uvm_net_config(const struct uvm_device *nic, struct uvm_ipv4 *out);
+
+// UVM_SERVES_HTTP; at file scope says in uvm's note that the guest serves HTTP on TCP port 80: uvm then prints a URL.
+#define UVM_SERVES_HTTP __asm__(".globl uvm_serves_http\n.set uvm_serves_http, 80")
+
+// Reads a.b.c.d or a.b.c.d/prefix and returns what follows it; NULL (and nothing stored) if s does not begin with that.
+// prefix may be NULL; without one in s it is 32.
+const char *parse_ipv4(const char *s, uint8_t ip[4], unsigned *prefix);
+
 // Decimal number without sign; false (and *out untouched) on anything else, overflow included.
 bool parse_u64(const char *s, uint64_t *out);
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
+void *memmove(void *to, const void *from, size_t n);
 void *memset(void *to, int byte, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 size_t strlen(const char *s);

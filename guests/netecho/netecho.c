@@ -2,8 +2,8 @@
 //
 // netecho: answers ARP, ping and UDP echo (port 7) on the network device "service".
 //
-//   --ipv4=10.0.0.2/24   own address (the default); the prefix length is accepted and not needed: replies go to where the
-//                        request came from
+//   --ipv4=10.0.0.2/24   own address; the prefix length is accepted and not needed: replies go to where the request came
+//                        from. Without it the one that the monitor hands over, or else 10.0.0.2
 //   --packets N          end with status 0 after N answers
 //
 // A UDP datagram to port 7 that consists of "quit\n" is answered and ends the guest with status 0.
@@ -15,37 +15,22 @@ UVM_MANIFEST(UVM_NET("service"));
 // Room for the largest frame of any MTU the manifest can express.
 static uint8_t frame[ETHERNET_HEADER + UINT16_MAX];
 
-// Reads "a.b.c.d/prefix" or "a.b.c.d".
-static bool parse_ipv4(const char *s, uint8_t ip[4])
-{
-	for (int i = 0; i < 5; i++) {
-		unsigned v = 0, digits = 0, max = i < 4 ? 255 : 32;
-		for (; *s >= '0' && *s <= '9'; s++, digits++)
-			v = v < 1000 ? v * 10 + (unsigned)(*s - '0') : v;
-		if (!digits || v > max)
-			return false;
-		if (i < 4)
-			ip[i] = (uint8_t)v;
-		if (i >= 3 && !*s)
-			return true;
-		if (*s++ != (i < 3 ? '.' : '/'))
-			return false;
-	}
-	return false;
-}
-
 int main(int argc, char **argv)
 {
 	const struct uvm_device *nic = uvm_find_device("service", UVM_NET_DEVICE);
 	uint64_t handle = uvm_handle(nic), limit = 0, answered = 0;
 	struct station me = { .ip = { 10, 0, 0, 2 } };
 	memcpy(me.mac, nic->net.mac, sizeof(me.mac));
+	struct uvm_ipv4 given;
+	if (uvm_net_config(nic, &given))
+		memcpy(me.ip, given.address, sizeof(me.ip));
 
 	for (int i = 0; i < argc; i++) {
 		bool ok = false;
-		if (strlen(argv[i]) > 7 && memcmp(argv[i], "--ipv4=", 7) == 0)
-			ok = parse_ipv4(argv[i] + 7, me.ip);
-		else if (strcmp(argv[i], "--packets") == 0 && i + 1 < argc)
+		if (strlen(argv[i]) > 7 && memcmp(argv[i], "--ipv4=", 7) == 0) {
+			const char *rest = parse_ipv4(argv[i] + 7, me.ip, NULL);
+			ok = rest && !*rest;
+		} else if (strcmp(argv[i], "--packets") == 0 && i + 1 < argc)
 			ok = parse_u64(argv[++i], &limit) && limit > 0;
 		if (!ok) {
 			puts("usage: netecho [--ipv4=A.B.C.D/PREFIX] [--packets N]");

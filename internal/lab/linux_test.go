@@ -103,6 +103,10 @@ e2fsck -fn disk.ext4`,
 	{
 		name: "network", peer: true, init: `peer tcp-sink 10.0.0.2:5001
 peer tcp-source 10.0.0.1:5002 10000000
+features=$(cat /sys/class/net/eth0/device/features)
+echo features ${features:0:17}
+cd /sys/class/net/eth0/statistics
+for d in rx tx; do [ $(($(cat ${d}_bytes) / $(cat ${d}_packets))) -gt 1514 ] && echo $d frames are long; done
 reboot -f
 `,
 		script: `ip netns add lab
@@ -124,6 +128,9 @@ ip netns del lab`,
 		want: []string{
 			` 0% packet loss`, `took 10000000 bytes, sha256 ` + tenMB, `sent 10000000 bytes, sha256 ` + tenMB,
 			`(?s:took 10000000 bytes.*){2}`, `(?s:sent 10000000 bytes.*){2}`,
+			// CSUM, GUEST_CSUM, MTU, MAC, GUEST_TSO4, TSO6 and ECN, HOST_ the same,
+			// MRG_RXBUF, STATUS; and the average frame is longer than the MTU.
+			`features 11010101110111111`, `rx frames are long`, `tx frames are long`,
 		},
 	},
 	{
