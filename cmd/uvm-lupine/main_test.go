@@ -30,17 +30,22 @@ func TestRun(t *testing.T) {
 	}{
 		{[]string{"suggest", dir, "/app"}, 0, "\nCONFIG_FUTEX=y\n", ""},
 		{[]string{"suggest", dir}, 0, "\nCONFIG_EPOLL=y\n", ""},
-		{[]string{"--help"}, 0, "Usage: uvm lupine suggest DIR", ""},
-		{[]string{"suggest", "--help"}, 0, "Usage: uvm lupine suggest DIR", ""},
-		{nil, 125, "", "Usage: uvm lupine suggest DIR"},
-		{[]string{"suggest"}, 125, "", "Usage:"},
-		{[]string{"guess", dir}, 125, "", "Usage:"},
+		{[]string{"--help"}, 0, "Usage: uvm lupine suggest [--run] SOURCE", ""},
+		{[]string{"suggest", "--help"}, 0, "--for DURATION", ""},
+		{nil, 125, "", "want suggest SOURCE"},
+		{[]string{"suggest"}, 125, "", "no source given"},
+		{[]string{"guess", dir}, 125, "", "want suggest SOURCE"},
+		{[]string{"suggest", dir, "--frob"}, 125, "", "unknown flag: --frob"},
+		{[]string{"suggest", dir, "--for", "3s"}, 125, "", "--for is for --run"},
+		{[]string{"suggest", dir, "--", "/app"}, 125, "", "-- is for --run"},
+		{[]string{"suggest", dir, "--run", "--for", "-3s", "--", "/app"}, 125, "", "--for -3s: want a positive time"},
+		{[]string{"suggest", dir, "--run", "--kernel", "lupine-no", "--", "/app"}, 1, "", "make -C guests/lupine lupine-no builds it"},
 		{[]string{"suggest", empty}, 1, "", "has no ELF program for x86-64"},
 		{[]string{"suggest", dir, "/other"}, 1, "", "/other: no such file or directory"},
-		{[]string{"suggest", dir + "/app"}, 1, "", "is not a folder: unpack it first"},
+		{[]string{"suggest", dir + "/app"}, 1, "", "the tar file is damaged"},
 	} {
 		var stdout, stderr bytes.Buffer
-		status := run(c.args, &stdout, &stderr)
+		status := run(t.Context(), c.args, &stdout, &stderr)
 		if status != c.status || !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) || (c.stderr == "") != (stderr.Len() == 0) {
 			t.Errorf("uvm-lupine %q = %d, %q, %q; want %d with %q and %q", c.args, status, &stdout, &stderr, c.status, c.stdout, c.stderr)
 		}

@@ -24,7 +24,7 @@ const imageKernel = "lupine-general"
 // of this VM's own, is the first disk, and ARGS are the program's instead of the kernel's. It returns the
 // ports that the image exposes, as 80/tcp. A non-negative status says that it cannot, in words that are printed already.
 func (s *settings) useImage(cfg *vmm.Config) (ports []string, status int) {
-	kernel, err := findKernel(s.Kernel)
+	kernel, err := datadir.Kernel(s.Kernel)
 	if err != nil {
 		return nil, fail(exitKernel, "%v", err)
 	}
@@ -83,20 +83,6 @@ func hasWord(line, key string) bool {
 		}
 	}
 	return false
-}
-
-// findKernel resolves a name without / to NAME.vmlinux where uvm's kernels lie, unless there is such a file.
-func findKernel(name string) (string, error) {
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-		return name, nil
-	}
-	if file := datadir.Find(name + ".vmlinux"); file != "" {
-		return file, nil
-	}
-	return "", fmt.Errorf("no kernel %s: not a file, and no %s.vmlinux in %s (make -C guests/lupine %s builds it)", name, name, strings.Join(datadir.Guests(), ", "), name)
 }
 
 // unnamedFile makes a file in the folder of images, where blocks can be shared with them. It is

@@ -6,6 +6,7 @@
 // the console and the status 126, or 127 if there is no such program.
 //
 // As process 1 it gets the word `tty` if a terminal is on uvm's side of the console; else the console passes bytes unchanged.
+// With the word `trace` it watches what the program does (trace.h); then the byte 3 (Ctrl-C) on the console interrupts it.
 #include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <asm/unistd.h>
@@ -54,14 +55,16 @@ static int port(unsigned short number, unsigned char value)
 	return 0;
 }
 
+#include "trace.h"
+
 // end stops everything else, brings the disk into order and ends the VM.
 static _Noreturn void end(int status)
 {
 	// Programs have two seconds to end.
 	struct { long seconds, nanoseconds; } pause = { 0, 20 * 1000 * 1000 };
 	call2(kill, -1, SIGTERM);
-	for (int i = 0; i < 100; i++) {
-		long n = syscall5(__NR_wait4, -1, 0, WNOHANG, 0, 0);
+	for (long until = milliseconds() + 2000; milliseconds() < until;) {
+		long n = wait_any(0, WNOHANG);
 		if (n < 0 && n != -EINTR)
 			break; // nobody is left
 		if (n == 0)
@@ -69,7 +72,11 @@ static _Noreturn void end(int status)
 	}
 	call2(kill, -1, SIGKILL);
 	for (long n = 0; n >= 0 || n == -EINTR;)
-		n = syscall5(__NR_wait4, -1, 0, 0, 0, 0);
+		n = wait_any(0, 0);
+	if (tracing) {
+		add_number('e', (unsigned long)status);
+		report_flush();
+	}
 	call3(ioctl, 1, TCSBRK, 1); // what is written is out
 	call1(sync, 0);
 	syscall5(__NR_mount, 0, (long)"/", 0, MS_REMOUNT | MS_RDONLY, 0);
@@ -178,14 +185,16 @@ static void loopback_up(void)
 }
 
 // bytes_unchanged turns the console from a terminal into a line of bytes: no echo, no \r before \n.
-static void bytes_unchanged(void)
+static void bytes_unchanged(int interrupt)
 {
 	struct termios t;
 	if (call3(ioctl, 0, TCGETS, &t) != 0)
 		return;
 	t.c_iflag = 0;
 	t.c_oflag = 0;
-	t.c_lflag = 0;
+	t.c_lflag = interrupt ? ISIG : 0;
+	t.c_cc[VINTR] = 3;
+	t.c_cc[VQUIT] = t.c_cc[VSUSP] = 0; // none
 	t.c_cc[VMIN] = 1;
 	t.c_cc[VTIME] = 0;
 	call3(ioctl, 0, TCSETS, &t);
@@ -254,27 +263,45 @@ static _Noreturn void run(void)
 __attribute__((used)) static _Noreturn void start(const long *stack)
 {
 	const char *const *words = (const char *const *)(stack + 1);
-	int tty = 0, status = 0;
-	for (int i = 1; i < stack[0]; i++)
+	int tty = 0, watch = 0, status = 0, gate[2];
+	for (int i = 1; i < stack[0]; i++) {
 		tty |= same(words[i], "tty");
+		watch |= same(words[i], "trace");
+	}
 	if (call1(getpid, 0) != 1)
 		die(CANNOT, "it is meant to be process 1 of a VM", "");
 	mount_all();
 	if (!tty)
-		bytes_unchanged();
+		bytes_unchanged(watch);
 	read_start();
+	if (watch)
+		trace_open();
 	if (hostname)
 		call2(sethostname, hostname, length(hostname));
 	loopback_up();
 	port(MARK_PORT, BOOTED);
+	if (watch && call1(pipe, gate) != 0)
+		die(CANNOT, "cannot make a pipe", "");
 	long child = call1(fork, 0);
-	if (child == 0)
+	if (child == 0) {
+		if (watch) { // until it is watched
+			char c;
+			call1(close, gate[1]);
+			call3(read, gate[0], &c, 1);
+			call1(close, gate[0]);
+		}
 		run();
+	}
 	if (child < 0)
 		die(CANNOT, "cannot make a process", "");
+	if (watch) {
+		trace_start(child);
+		call1(close, gate[0]);
+		call1(close, gate[1]);
+	}
 	for (;;) {
 		int s = 0;
-		long n = syscall5(__NR_wait4, -1, (long)&s, 0, 0, 0);
+		long n = wait_any(&s, 0);
 		if (n == child) {
 			status = s & 0x7f ? 128 + (s & 0x7f) : s >> 8 & 0xff;
 			break;

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"strings"
 )
@@ -78,7 +77,7 @@ func in(spans []span, a uint64) []byte {
 
 // open reads the file of a resolved path.
 func (r *Root) open(name string) (*object, error) {
-	f, err := os.Open(r.host(name))
+	f, size, err := r.file(name)
 	if err != nil {
 		return nil, err
 	}
@@ -87,15 +86,11 @@ func (r *Root) open(name string) (*object, error) {
 	if _, err := io.ReadFull(f, magic[:]); err != nil || string(magic[:]) != elf.ELFMAG {
 		return nil, fmt.Errorf("%s: %w", name, errNotELF)
 	}
-	s, err := f.Stat()
-	if err != nil {
-		return nil, err
+	if size > maxFile {
+		return nil, fmt.Errorf("%s has %d bytes, more than the %d that are looked at", name, size, maxFile)
 	}
-	if s.Size() > maxFile {
-		return nil, fmt.Errorf("%s has %d bytes, more than the %d that are looked at", name, s.Size(), maxFile)
-	}
-	b := make([]byte, s.Size())
-	if _, err := f.ReadAt(b, 0); err != nil {
+	b := make([]byte, size)
+	if _, err := io.ReadFull(f, b[copy(b, magic[:]):]); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	o, err := parse(name, b)

@@ -10,8 +10,29 @@ type option struct {
 	functions []string
 	families  []int16  // address families
 	strings   []string // file names
+	values    []value  // what a run may show besides
+	mounts    []string // file systems
 	remark    string
 }
+
+// value is a system call with what it is to do: the argument, or the bits of it,
+// that guests/init/trace.h reports; of setsockopt(2) level<<16 | option.
+type value struct {
+	call int
+	is   uint32
+}
+
+// newNamespaces are the bits of clone(2) and unshare(2) that ask for namespaces.
+const newNamespaces = 0x7e020080
+
+// atStart are system calls that the C library makes at each start of a program or
+// thread, and does without.
+var atStart = map[int]bool{unix.SYS_SET_ROBUST_LIST: true, unix.SYS_RSEQ: true}
+
+// libcFiles are those that the C library reads by itself, and does without: the number of CPUs comes from
+// sched_getaffinity(2) then, the most groups that a process may have from limits.h, and where a static program
+// lies matters only to dlopen.
+var libcFiles = map[string]bool{"/sys/devices/system/cpu/online": true, "/proc/sys/kernel/ngroups_max": true, "/proc/self/exe": true}
 
 // options are those of Linux 6.1 that lupine-base does not have. Which system
 // calls they bring is what kernel/sys_ni.c lists as conditional, and the
@@ -30,7 +51,8 @@ var options = []option{
 	{config: []string{"INOTIFY_USER"}, calls: []int{unix.SYS_INOTIFY_INIT, unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_INOTIFY_RM_WATCH}, functions: []string{"inotify_*"}},
 	{config: []string{"FANOTIFY"}, calls: []int{unix.SYS_FANOTIFY_INIT, unix.SYS_FANOTIFY_MARK}, functions: []string{"fanotify_*"}},
 	{config: []string{"FHANDLE"}, calls: []int{unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_OPEN_BY_HANDLE_AT}, functions: []string{"name_to_handle_at", "open_by_handle_at"}},
-	{config: []string{"FILE_LOCKING"}, calls: []int{unix.SYS_FLOCK}, functions: []string{"flock", "lockf", "lockf64"}},
+	{config: []string{"FILE_LOCKING"}, calls: []int{unix.SYS_FLOCK}, functions: []string{"flock", "lockf", "lockf64"},
+		values: []value{{unix.SYS_FCNTL, 5}, {unix.SYS_FCNTL, 6}, {unix.SYS_FCNTL, 7}, {unix.SYS_FCNTL, 36}, {unix.SYS_FCNTL, 37}, {unix.SYS_FCNTL, 38}}},
 	{config: []string{"ADVISE_SYSCALLS"}, calls: []int{unix.SYS_MADVISE, unix.SYS_FADVISE64, unix.SYS_PROCESS_MADVISE}, functions: []string{"madvise", "posix_madvise", "posix_fadvise*"},
 		remark: "the C library gives memory back by madvise and does without"},
 	{config: []string{"MEMBARRIER"}, calls: []int{unix.SYS_MEMBARRIER}},
@@ -43,13 +65,13 @@ var options = []option{
 		unix.SYS_SEMTIMEDOP, unix.SYS_MSGGET, unix.SYS_MSGSND, unix.SYS_MSGRCV, unix.SYS_MSGCTL},
 		functions: []string{"shmget", "shmat", "semget", "semop", "msgget", "ftok"}},
 	{config: []string{"POSIX_MQUEUE"}, calls: []int{unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_MQ_TIMEDSEND, unix.SYS_MQ_TIMEDRECEIVE, unix.SYS_MQ_NOTIFY, unix.SYS_MQ_GETSETATTR},
-		functions: []string{"mq_*"}},
+		functions: []string{"mq_*"}, mounts: []string{"mqueue"}},
 	{config: []string{"SWAP"}, calls: []int{unix.SYS_SWAPON, unix.SYS_SWAPOFF}, functions: []string{"swapon"}},
 	{config: []string{"BPF_SYSCALL"}, calls: []int{unix.SYS_BPF}},
 	{config: []string{"PERF_EVENTS"}, calls: []int{unix.SYS_PERF_EVENT_OPEN}},
 	{config: []string{"KEYS"}, calls: []int{unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL}},
-	{config: []string{"SECCOMP"}, calls: []int{unix.SYS_SECCOMP}},
-	{config: []string{"NAMESPACES"}, calls: nil, functions: []string{"unshare", "setns"}},
+	{config: []string{"SECCOMP"}, calls: []int{unix.SYS_SECCOMP}, values: []value{{unix.SYS_PRCTL, unix.PR_SET_SECCOMP}}},
+	{config: []string{"NAMESPACES"}, functions: []string{"unshare", "setns"}},
 	{config: []string{"USERFAULTFD"}, calls: []int{unix.SYS_USERFAULTFD}},
 	{config: []string{"SECRETMEM"}, calls: []int{unix.SYS_MEMFD_SECRET}},
 	{config: []string{"CROSS_MEMORY_ATTACH"}, calls: []int{unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV}, functions: []string{"process_vm_*"}},
@@ -58,14 +80,21 @@ var options = []option{
 	{config: []string{"MODIFY_LDT_SYSCALL"}, calls: []int{unix.SYS_MODIFY_LDT}},
 	{config: []string{"BSD_PROCESS_ACCT"}, calls: []int{unix.SYS_ACCT}, functions: []string{"acct"}},
 
-	{config: []string{"SHMEM", "TMPFS"}, calls: []int{unix.SYS_MEMFD_CREATE}, functions: []string{"shm_open", "memfd_create"}, strings: []string{"/dev/shm"}},
-	{config: []string{"PROC_FS"}, strings: []string{"/proc/"}, remark: "it has to be mounted"},
+	{config: []string{"SHMEM", "TMPFS"}, calls: []int{unix.SYS_MEMFD_CREATE}, functions: []string{"shm_open", "memfd_create"}, strings: []string{"/dev/shm"}, mounts: []string{"tmpfs"}},
+	{config: []string{"PROC_FS"}, strings: []string{"/proc/"}, mounts: []string{"proc"}, remark: "it has to be mounted"},
 	{config: []string{"PROC_SYSCTL"}, strings: []string{"/proc/sys/"}},
-	{config: []string{"SYSFS"}, strings: []string{"/sys/"}, remark: "it has to be mounted"},
-	{config: []string{"UNIX98_PTYS"}, functions: []string{"posix_openpt", "openpty", "forkpty", "getpt"}, strings: []string{"/dev/ptmx"}},
+	{config: []string{"SYSFS"}, strings: []string{"/sys/"}, mounts: []string{"sysfs"}, remark: "it has to be mounted"},
+	{config: []string{"UNIX98_PTYS"}, functions: []string{"posix_openpt", "openpty", "forkpty", "getpt"}, strings: []string{"/dev/ptmx"},
+		values: []value{{unix.SYS_IOCTL, unix.TIOCGPTN}}, mounts: []string{"devpts"}},
 	{config: []string{"UNIX"}, functions: []string{"socketpair"}, families: []int16{unix.AF_UNIX}},
 	{config: []string{"IPV6"}, functions: []string{"in6addr_any", "in6addr_loopback"}, families: []int16{unix.AF_INET6}},
 	{config: []string{"PACKET"}, families: []int16{unix.AF_PACKET}},
+
+	// These show in a run alone.
+	{config: []string{"TRANSPARENT_HUGEPAGE", "TRANSPARENT_HUGEPAGE_MADVISE"}, values: []value{{unix.SYS_MADVISE, unix.MADV_HUGEPAGE}}, remark: "a request for speed, which may fail"},
+	{config: []string{"HUGETLBFS"}, values: []value{{unix.SYS_MMAP, unix.MAP_HUGETLB}, {unix.SYS_SHMGET, unix.MAP_HUGETLB >> 7}}, mounts: []string{"hugetlbfs"}},
+	{config: []string{"IP_MULTICAST"}, values: []value{{unix.SYS_SETSOCKOPT, unix.IP_ADD_MEMBERSHIP}}},
+	{config: []string{"OVERLAY_FS"}, mounts: []string{"overlay"}},
 }
 
 // callNames are the system calls that options name, for printing.

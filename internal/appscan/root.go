@@ -4,33 +4,23 @@
 // kernel's configuration that takes. `uvm lupine suggest` prints it.
 //
 // The files are somebody else's: nothing is executed, nothing outside the root
-// folder is opened, and what is damaged is an error.
+// file system is opened, and what is damaged is an error.
 package appscan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// Root is a folder that holds the root file system of a guest.
-type Root struct{ dir string }
-
-// OpenRoot checks that dir is a folder.
-func OpenRoot(dir string) (*Root, error) {
-	s, err := os.Stat(dir)
-	if err != nil {
-		return nil, err
-	}
-	if !s.IsDir() {
-		return nil, fmt.Errorf("%s is not a folder: unpack it first", dir)
-	}
-	return &Root{dir}, nil
+// Root is the root file system of a guest.
+type Root struct {
+	FS   fs.ReadLinkFS
+	Path []string // where a program without a slash is sought
 }
 
 // maxLinks is how many symbolic links a path may go through, as in Linux.
@@ -52,7 +42,7 @@ func (r *Root) resolve(name string) (string, error) {
 			continue
 		}
 		to := path.Join(at, next)
-		s, err := os.Lstat(filepath.Join(r.dir, to))
+		s, err := r.FS.Lstat(inside(to))
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", name, errors.Unwrap(err))
 		}
@@ -63,7 +53,7 @@ func (r *Root) resolve(name string) (string, error) {
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s: too many symbolic links", name)
 		}
-		target, err := os.Readlink(filepath.Join(r.dir, to))
+		target, err := r.FS.ReadLink(inside(to))
 		if err != nil {
 			return "", err
 		}
@@ -75,34 +65,57 @@ func (r *Root) resolve(name string) (string, error) {
 	return at, nil
 }
 
-// host is where a resolved path lies outside.
-func (r *Root) host(name string) string { return filepath.Join(r.dir, name) }
+// inside is a resolved path as package fs writes it.
+func inside(name string) string { return cmp.Or(strings.TrimPrefix(name, "/"), ".") }
 
-// searchPath is where a program without a slash is sought.
-var searchPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+// file opens a resolved path that is a regular file; anything else might block.
+func (r *Root) file(name string) (fs.File, int64, error) {
+	s, err := r.FS.Lstat(inside(name))
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", name, errors.Unwrap(err))
+	}
+	if !s.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", name)
+	}
+	f, err := r.FS.Open(inside(name))
+	return f, s.Size(), err
+}
 
 // Find returns the path of a program, given as a path or as a word that PATH leads to.
 func (r *Root) Find(program string) (string, error) {
 	if strings.Contains(program, "/") {
 		return r.resolve(program)
 	}
-	for _, dir := range searchPath {
+	for _, dir := range r.Path {
 		if p, err := r.resolve(dir + "/" + program); err == nil {
 			return p, nil
 		}
 	}
-	return "", fmt.Errorf("no program %s in %s of %s: give its path", program, strings.Join(searchPath, ", "), r.dir)
+	return "", fmt.Errorf("no program %s in %s: give its path", program, strings.Join(r.Path, ", "))
 }
 
-// Programs lists all ELF programs below the folder.
+// Executable says whether a word is the name of a program or script that may be executed.
+func (r *Root) Executable(word string) bool {
+	file, err := r.Find(word)
+	if err != nil {
+		return false
+	}
+	s, err := r.FS.Lstat(inside(file))
+	if err != nil || s.Mode()&0o111 == 0 {
+		return false
+	}
+	if _, script := r.interpreter(file); script {
+		return true
+	}
+	_, err = r.open(file)
+	return err == nil
+}
+
+// Programs lists all ELF programs.
 func (r *Root) Programs() ([]string, error) {
 	var found []string
-	err := filepath.WalkDir(r.dir, func(file string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(r.FS, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		name, err := filepath.Rel(r.dir, file)
-		if err != nil {
 			return err
 		}
 		o, err := r.open("/" + name)

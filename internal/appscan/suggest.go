@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 )
@@ -45,7 +44,7 @@ func (r *Root) Scan(program string) (*Uses, error) {
 
 // interpreter is what the first line of a script asks for.
 func (r *Root) interpreter(file string) (string, bool) {
-	f, err := os.Open(r.host(file))
+	f, _, err := r.file(file)
 	if err != nil {
 		return "", false
 	}
@@ -150,64 +149,6 @@ func (o *object) mentions(word string) string {
 
 func isName(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.'
-}
-
-// Fragment writes the fragment of a kernel's configuration on top of lupine-base
-// with a reason for each option, and says what could not be seen.
-func (u *Uses) Fragment(w io.Writer, title string) error {
-	b := &strings.Builder{}
-	fmt.Fprintf(b, "# on: lupine-base\n#\n# %s\n", title)
-	libraries, maybe := &strings.Builder{}, &strings.Builder{}
-	for i := range options {
-		o := &options[i]
-		r := u.why(o)
-		if len(r.words) == 0 {
-			continue
-		}
-		words := list(r.words, 6)
-		if o.remark != "" {
-			words += "; " + o.remark
-		}
-		if !r.sure {
-			fmt.Fprintf(maybe, "#? CONFIG_%s: %s\n", strings.Join(o.config, ", CONFIG_"), words)
-			continue
-		}
-		to := libraries
-		if r.program {
-			to = b
-		}
-		fmt.Fprintf(to, "\n# %s\n", words)
-		for _, c := range o.config {
-			fmt.Fprintf(to, "CONFIG_%s=y\n", c)
-		}
-	}
-	if libraries.Len() > 0 {
-		fmt.Fprintf(b, "\n# Only its libraries ask for these, perhaps on paths that the program never takes.\n%s", libraries)
-	}
-	if maybe.Len() > 0 {
-		fmt.Fprintf(b, "\n# Only the C library gets there, on paths of its own. Try without:\n%s", maybe)
-	}
-	b.WriteString("\n# Not seen:\n")
-	for _, m := range u.Missing {
-		fmt.Fprintf(b, "# - %s, which it is linked with, is not in the folder\n", m)
-	}
-	for _, f := range []string{"dlopen", "dlmopen"} {
-		if files := u.Callers[f]; files != nil {
-			fmt.Fprintf(b, "# - what %s loads while it runs (%s): plug-ins, modules, name services; name them as programs to look at them\n",
-				list(slices.Sorted(maps.Keys(files)), 3), f)
-		}
-	}
-	for _, f := range []string{"execve", "execv", "execvp", "execl", "execlp", "posix_spawn", "posix_spawnp", "system", "popen"} {
-		if files := u.Callers[f]; files != nil {
-			fmt.Fprintf(b, "# - the programs that %s starts (%s)\n", list(slices.Sorted(maps.Keys(files)), 3), f)
-		}
-	}
-	for _, h := range u.Hidden {
-		fmt.Fprintf(b, "# - %s\n", h)
-	}
-	b.WriteString("# - requests of ioctl, setsockopt and prctl; address families that come from configuration; what a script or a configuration file asks for\n")
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 // Add takes over what another program can do.

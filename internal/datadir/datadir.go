@@ -3,8 +3,10 @@
 package datadir
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Guests returns the folders to search, in their order: guests beside the executable, where make
@@ -33,6 +35,20 @@ func Find(name string) string {
 		}
 	}
 	return ""
+}
+
+// Kernel resolves the name of a kernel without / to NAME.vmlinux where uvm's kernels lie, unless there is such a file.
+func Kernel(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+		return name, nil
+	}
+	if file := Find(name + ".vmlinux"); file != "" {
+		return file, nil
+	}
+	return "", fmt.Errorf("no kernel %s: not a file, and no %s.vmlinux in %s (make -C guests/lupine %s builds it)", name, name, strings.Join(Guests(), ", "), name)
 }
 
 // Images returns the folder of cached root file systems: uvm/images in the user's cache folder.

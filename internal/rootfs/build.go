@@ -66,38 +66,14 @@ func Build(ctx context.Context, o Options) (err error) {
 
 // read fills the tree.
 func (t *Tree) read(src *source, o *Options) error {
-	start := o.Start
-	var err error
-	switch src.kind {
-	case KindDir:
-		own, e := os.Stat(t.spool.dir)
-		if e != nil {
-			return e
-		}
-		err = t.AddDir(src.path, own)
-	case KindTar:
-		r, e := src.open()
-		if e != nil {
-			return errors.Unwrap(e)
-		}
-		defer r.Close()
-		err = t.AddTar(r, false)
-	case KindOCI, KindDocker:
-		err = t.readImage(src, o.Tag, &start)
-	default:
-		err = fmt.Errorf("no kind of source is called %q (there are dir, tar, oci and docker)", src.kind)
-	}
+	start, err := t.load(src, o)
 	if err != nil {
 		return err
-	}
-	if len(t.Root.children) == 0 {
-		return errors.New("there are no files in it")
 	}
 	if o.Owner != nil {
 		t.own(uint32(o.Owner[0]), uint32(o.Owner[1]))
 	}
-	isImage := src.kind == KindOCI || src.kind == KindDocker
-	if !isImage && len(start.Entrypoint) == 0 && len(start.Cmd) == 0 {
+	if !src.isImage() && len(start.Entrypoint) == 0 && len(start.Cmd) == 0 {
 		return nil // it has an init of its own
 	}
 	if len(o.Init) == 0 && !o.NoInit {
@@ -107,6 +83,34 @@ func (t *Tree) read(src *source, o *Options) error {
 		return err
 	}
 	return t.checkEntry(&start)
+}
+
+// load adds what the source has, and returns what there is to start.
+func (t *Tree) load(src *source, o *Options) (start Start, err error) {
+	start = o.Start
+	switch src.kind {
+	case KindDir:
+		own, e := os.Stat(t.spool.dir)
+		if e != nil {
+			return start, e
+		}
+		err = t.AddDir(src.path, own)
+	case KindTar:
+		r, e := src.open()
+		if e != nil {
+			return start, errors.Unwrap(e)
+		}
+		defer r.Close()
+		err = t.AddTar(r, false)
+	case KindOCI, KindDocker:
+		err = t.readImage(src, o.Tag, &start)
+	default:
+		err = fmt.Errorf("no kind of source is called %q (there are dir, tar, oci and docker)", src.kind)
+	}
+	if err == nil && len(t.Root.children) == 0 {
+		err = errors.New("there are no files in it")
+	}
+	return start, err
 }
 
 func (t *Tree) readImage(src *source, tag string, start *Start) error {
@@ -163,13 +167,7 @@ func (t *Tree) checkEntry(s *Start) error {
 	name := words[0]
 	search := []string{s.WorkDir}
 	if !strings.Contains(name, "/") {
-		list := strings.TrimPrefix(defaultPath, "PATH=")
-		for _, e := range s.Env {
-			if v, ok := strings.CutPrefix(e, "PATH="); ok {
-				list = v
-			}
-		}
-		search = strings.Split(list, ":")
+		search = s.SearchPath()
 	} else if strings.HasPrefix(name, "/") {
 		search = []string{"/"}
 	}

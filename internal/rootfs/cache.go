@@ -116,7 +116,7 @@ func readConfig(ctx context.Context, cache string, o Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if src.kind != KindOCI && src.kind != KindDocker {
+	if !src.isImage() {
 		return nil, fmt.Errorf("%s is not a container image: make a root file system of it with uvm rootfs, and give that with --disk", o.Source)
 	}
 	tmp, err := os.MkdirTemp(cache, ".uvm-rootfs-")

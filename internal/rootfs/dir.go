@@ -154,7 +154,7 @@ func (d *dirReader) content(file string, st *unix.Stat_t, n *Node) error {
 	if now, err := stat(info); err != nil || now.Ino != st.Ino || now.Dev != st.Dev || !info.Mode().IsRegular() {
 		return errors.New("it has changed meanwhile")
 	}
-	if n.Data, err = d.tree.spool.add(f, info.Size()); err != nil {
+	if n.Data, err = d.tree.spool.add(f, info.Size(), nil); err != nil {
 		return err
 	}
 	return n.readXAttrs(int(f.Fd()))

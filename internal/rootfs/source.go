@@ -30,6 +30,9 @@ type source struct {
 	sizes map[string]int64 // of an archive's regular files, by clean name
 }
 
+// isImage says that the source has a configuration, which says what to start.
+func (s *source) isImage() bool { return s.kind == KindOCI || s.kind == KindDocker }
+
 // openSource finds out what path is. kind is one of the Kinds, or empty to choose by what
 // lies in it. entries is the most that an archive may have.
 func openSource(file, kind string, entries int64) (*source, error) {
@@ -174,7 +177,7 @@ func (s *source) unpackLayout(dir string, spool *Spool) error {
 		if h.Typeflag != tar.TypeReg || !layoutFile.MatchString(name) {
 			continue
 		}
-		d, err := spool.add(tr, h.Size)
+		d, err := spool.add(tr, h.Size, nil)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, readable(err))
 		}

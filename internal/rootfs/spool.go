@@ -46,8 +46,9 @@ func NewSpool(ctx context.Context, dir string, limit int64, progress func(done i
 
 var zeros [blockSize]byte
 
-// add copies size bytes of r. It refuses before it has read any if there are too many.
-func (s *Spool) add(r io.Reader, size int64) (d *Data, err error) {
+// add copies size bytes of r. It refuses before it has read any if there are too many. keep, if it
+// is not nil, is shown the beginning, and says whether the content is wanted; else it is zeros.
+func (s *Spool) add(r io.Reader, size int64, keep func(head []byte) bool) (d *Data, err error) {
 	if size < 0 || size > s.limit-s.used {
 		return nil, fmt.Errorf("unpacked, the files have more than %d MiB (--max-size)", s.limit>>20)
 	}
@@ -68,6 +69,7 @@ func (s *Spool) add(r io.Reader, size int64) (d *Data, err error) {
 	}
 	d = &Data{spool: s, name: name, Size: size}
 	sum := sha256.New()
+	wanted := true
 	for off := int64(0); off < size; {
 		if s.ctx.Err() != nil {
 			return nil, context.Cause(s.ctx)
@@ -78,6 +80,12 @@ func (s *Spool) add(r io.Reader, size int64) (d *Data, err error) {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err
+		}
+		if off == 0 && keep != nil {
+			wanted = keep(chunk)
+		}
+		if !wanted {
+			clear(chunk)
 		}
 		sum.Write(chunk)
 		for at := 0; at < len(chunk); at += blockSize {
@@ -98,7 +106,9 @@ func (s *Spool) add(r io.Reader, size int64) (d *Data, err error) {
 	return d, f.Truncate(size)
 }
 
-func (s *Spool) addBytes(b []byte) (*Data, error) { return s.add(bytes.NewReader(b), int64(len(b))) }
+func (s *Spool) addBytes(b []byte) (*Data, error) {
+	return s.add(bytes.NewReader(b), int64(len(b)), nil)
+}
 
 func (s *Spool) remove(d *Data) { os.Remove(filepath.Join(s.dir, d.name)) }
 

@@ -30,6 +30,17 @@ type Start struct {
 	Hostname        string
 }
 
+// SearchPath is where a program without a slash is sought.
+func (s *Start) SearchPath() []string {
+	list := strings.TrimPrefix(defaultPath, "PATH=")
+	for _, e := range s.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			list = v
+		}
+	}
+	return strings.Split(list, ":")
+}
+
 // defaultPath is the PATH of a program whose image says nothing else.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

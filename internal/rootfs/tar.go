@@ -117,7 +117,7 @@ func (t *Tree) addEntry(h *tar.Header, r io.Reader, layer bool) error {
 			n.links++
 		}
 	case n.is(unix.S_IFREG):
-		if n.Data, err = t.spool.add(r, h.Size); err != nil {
+		if n.Data, err = t.spool.add(r, h.Size, t.keep); err != nil {
 			return err
 		}
 	}

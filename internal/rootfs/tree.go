@@ -71,9 +71,10 @@ type Tree struct {
 	Root   *Node
 	spool  *Spool
 	limits Limits
-	layer  int   // the one that is being applied, from 1
-	count  int64 // of entries so far
-	words  int64 // bytes of symlinks' targets and of attributes
+	layer  int                    // the one that is being applied, from 1
+	count  int64                  // of entries so far
+	words  int64                  // bytes of symlinks' targets and of attributes
+	keep   func(head []byte) bool // see Spool.add; of archives' files
 }
 
 // NewTree returns an empty tree, whose files lie in spool.
