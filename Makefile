@@ -1,4 +1,4 @@
-# make         bin/uvm, bin/solo5-hvt, bin/uvm-image and bin/uvm-lupine
+# make         bin/uvm, bin/solo5-hvt, and the programs that uvm starts: bin/uvm-image, bin/uvm-lupine, bin/uvm-net
 # make guests  the sample unikernels, bin/guests/NAME.hvt
 # make lupine  Linux kernels, bin/guests/*.vmlinux, and a table of their sizes (docs/lupine.md); 4 to 10 minutes each, once
 # make test    everything that CI checks, but for what scripts/setup.sh installs
@@ -28,8 +28,7 @@ uvm:
 	CGO_ENABLED=0 $(GO) build $(UVMFLAGS) -o bin/linked/uvm ./cmd/uvm
 	cp bin/linked/uvm bin/uvm.new && mv -f bin/uvm.new bin/uvm
 	ln -sf uvm bin/solo5-hvt
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/uvm-image ./cmd/uvm-image
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/uvm-lupine ./cmd/uvm-lupine
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/ ./cmd/uvm-image ./cmd/uvm-lupine ./cmd/uvm-net
 
 guests:
 	$(MAKE) -C guests

@@ -95,10 +95,16 @@ func (t *BootTimer) PortIn(port uint16, size int, data []byte) error {
 	return NewPortError(port, size, data, false)
 }
 
-// A saved state is the count of dropped marks (8 bytes), then for each mark of
-// the guest its value (1 byte), Unix time and CPU time in ns (8 bytes each).
-// The monitor's marks describe the process that made them and are not saved.
-const markStateSize = 17
+// A saved state is the count of dropped marks (8 bytes), then a savedMark for each mark
+// of the guest, little-endian and without padding. The monitor's marks describe the
+// process that made them and are not saved.
+type savedMark struct {
+	Value byte
+	At    int64 // Unix time in ns
+	CPU   time.Duration
+}
+
+const savedMarkSize = 17
 
 // SaveState returns the guest's marks.
 func (t *BootTimer) SaveState() ([]byte, error) {
@@ -106,9 +112,7 @@ func (t *BootTimer) SaveState() ([]byte, error) {
 	b := binary.LittleEndian.AppendUint64(nil, dropped)
 	for i := range marks {
 		if m := &marks[i]; m.Guest() {
-			b = append(b, m.Value)
-			b = binary.LittleEndian.AppendUint64(b, uint64(m.At.UnixNano()))
-			b = binary.LittleEndian.AppendUint64(b, uint64(m.CPU))
+			b, _ = binary.Append(b, binary.LittleEndian, savedMark{m.Value, m.At.UnixNano(), m.CPU}) // fails for types without a size only
 		}
 	}
 	return b, nil
@@ -116,18 +120,17 @@ func (t *BootTimer) SaveState() ([]byte, error) {
 
 // LoadState adds saved marks after those that are there.
 func (t *BootTimer) LoadState(state []byte) error {
-	if len(state) < 8 || (len(state)-8)%markStateSize != 0 || (len(state)-8)/markStateSize > maxMarks {
-		return fmt.Errorf("boot timer: saved state has %d bytes, need 8 + n × %d with n up to %d", len(state), markStateSize, maxMarks)
+	n := (len(state) - 8) / savedMarkSize
+	if len(state) != 8+n*savedMarkSize || n > maxMarks {
+		return fmt.Errorf("boot timer: saved state has %d bytes, need 8 + n × %d with n up to %d", len(state), savedMarkSize, maxMarks)
 	}
+	saved := make([]savedMark, n)
+	binary.Decode(state[8:], binary.LittleEndian, saved)
 	t.mu.Lock()
 	t.dropped += binary.LittleEndian.Uint64(state)
 	t.mu.Unlock()
-	for state = state[8:]; len(state) > 0; state = state[markStateSize:] {
-		t.add(Mark{
-			Value: state[0],
-			At:    time.Unix(0, int64(binary.LittleEndian.Uint64(state[1:]))),
-			CPU:   time.Duration(binary.LittleEndian.Uint64(state[9:])),
-		})
+	for _, m := range saved {
+		t.add(Mark{Value: m.Value, At: time.Unix(0, m.At), CPU: m.CPU})
 	}
 	return nil
 }

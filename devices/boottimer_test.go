@@ -99,8 +99,8 @@ func TestBootTimerState(t *testing.T) {
 		t.Fatal(err)
 	}
 	state, err := b.SaveState()
-	if err != nil || len(state) != 8+maxMarks*markStateSize {
-		t.Fatalf("SaveState() = %d bytes, %v; want %d: the guest's marks only", len(state), err, 8+maxMarks*markStateSize)
+	if err != nil || len(state) != 8+maxMarks*savedMarkSize {
+		t.Fatalf("SaveState() = %d bytes, %v; want %d: the guest's marks only", len(state), err, 8+maxMarks*savedMarkSize)
 	}
 	fresh := NewBootTimer()
 	if err := fresh.LoadState(state); err != nil {
@@ -136,7 +136,7 @@ func TestBootTimerState(t *testing.T) {
 }
 
 func TestBootTimerBadState(t *testing.T) {
-	for _, n := range []int{0, 1, 7, 9, 8 + markStateSize - 1, 8 + markStateSize + 1, 8 + (maxMarks+1)*markStateSize} {
+	for _, n := range []int{0, 1, 7, 9, 8 + savedMarkSize - 1, 8 + savedMarkSize + 1, 8 + (maxMarks+1)*savedMarkSize} {
 		b := NewBootTimer()
 		b.RecordAt("kept", time.Unix(1, 0), 1)
 		err := b.LoadState(make([]byte, n))
@@ -149,7 +149,7 @@ func TestBootTimerBadState(t *testing.T) {
 	}
 	// Any values are as good as any others.
 	b := NewBootTimer()
-	state := bytes.Repeat([]byte{0xff}, 8+maxMarks*markStateSize)
+	state := bytes.Repeat([]byte{0xff}, 8+maxMarks*savedMarkSize)
 	binary.LittleEndian.PutUint64(state, 5)
 	if err := b.LoadState(state); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,11 @@ type NIC interface {
 	// VnetHeader is the length of the header in front of each frame, in both
 	// directions: 12 bytes, struct virtio_net_hdr_v1 of linux/virtio_net.h, or none.
 	VnetHeader() int
+	// SetOffload says which frames ReadFrame may give: TUN_F_… of linux/if_tun.h, and
+	// 0 for those that need no offload, as in the beginning. EINVAL says that the
+	// host does not know all of them. It takes effect for frames that come from then
+	// on. Without a header only 0 has a meaning.
+	SetOffload(flags int) Errno
 	// PollFD becomes readable (poll(2), POLLIN) when a frame waits.
 	PollFD() int
 	// MTU is the largest payload of a frame in bytes, without the Ethernet
@@ -40,5 +45,39 @@ type Disk interface {
 	Flush() Errno
 	// Size is the capacity in bytes when the disk was opened.
 	Size() int64
+	// Queue starts to carry out up to n requests at a time.
+	Queue(n int) (DiskQueue, error)
+	Close() error
+}
+
+// DiskOp is what a DiskQueue does with a range of its disk.
+type DiskOp uint8
+
+// Operations. After a discard the range reads as zeroes or as before. Zeroing keeps the
+// range's place on the disk, ZeroFree may give it up.
+const (
+	DiskRead DiskOp = iota
+	DiskWrite
+	DiskFlush
+	DiskDiscard
+	DiskZero
+	DiskZeroFree
+)
+
+// DiskQueue carries out requests on a disk, many at a time, and completes them in any
+// order. One goroutine at a time uses it.
+type DiskQueue interface {
+	// Do takes a request for n bytes at byte offset off; the range lies inside the
+	// disk. bufs are those n bytes for a read or write, and their memory belongs to
+	// the request until Done returns its tag, which is below the queue's size and not
+	// in use. It allocates nothing once the queue has warmed up.
+	Do(tag int, op DiskOp, bufs [][]byte, off, n int64)
+	// Done has the kernel begin what Do has taken, and returns the tag of a request
+	// that is complete: all of it, or with an error. If there is none it waits, or
+	// returns -1.
+	Done(wait bool) (tag int, e Errno)
+	// PollFD is readable when a request is complete.
+	PollFD() int
+	// Close is for a queue that has no request.
 	Close() error
 }

@@ -32,23 +32,9 @@ const (
 )
 
 func (c Call) String() string {
-	switch c {
-	case Walltime:
-		return "WALLTIME"
-	case Puts:
-		return "PUTS"
-	case Poll:
-		return "POLL"
-	case BlockWrite:
-		return "BLOCK_WRITE"
-	case BlockRead:
-		return "BLOCK_READ"
-	case NetWrite:
-		return "NET_WRITE"
-	case NetRead:
-		return "NET_READ"
-	case HaltCall:
-		return "HALT"
+	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT"}
+	if c < numCalls {
+		return names[c]
 	}
 	return fmt.Sprintf("hypercall %d", uint8(c))
 }
@@ -61,27 +47,17 @@ const (
 	resultError = 3 // SOLO5_R_EUNSPEC
 )
 
-// Sizes of the argument structures with their padding, and offsets of their
-// fields: what is not named here is an input at a multiple of eight.
+// Offsets of results in the argument structures, in bytes: what is not named here is
+// an input at a multiple of eight.
 const (
-	walltimeSize = 8
-
-	putsSize = 16 // 0 pointer, 8 length
-
-	pollSize     = 24 // 0 timeout in ns
 	pollOffReady = 8
 	pollOffRet   = 16
-
-	blockSize   = 40 // 0 handle, 8 offset, 16 pointer, 24 length
-	blockOffRet = 32
-
-	netSize   = 32 // 0 handle, 8 pointer, 16 length (a result too for NET_READ)
-	netOffLen = 16
-	netOffRet = 24
-
-	haltSize   = 16 // 0 cookie, 8 exit status (32 bits)
-	cookieSize = 512
+	blockOffRet  = 32
+	netOffLen    = 16 // an input too
+	netOffRet    = 24
 )
+
+const cookieSize = 512 // of HALT, bytes
 
 var le = binary.LittleEndian
 

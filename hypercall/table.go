@@ -1,6 +1,7 @@
 package hypercall
 
 import (
+	"fmt"
 	"io"
 	"syscall"
 
@@ -29,11 +30,31 @@ type Config struct {
 	HostError func(dev string, handle int, op string, err syscall.Errno)
 }
 
+// callTable says what carries a hypercall out. size is that of its argument structure
+// with padding, in bytes; perm what the guest has to be allowed to do with it: a
+// structure that takes a result must be writable. live is the structure in guest
+// memory, for the result; arg the copy of it, for everything else.
+var callTable = [numCalls]struct {
+	run  func(t *Table, c Call, arg, live []byte) error
+	size uint64
+	perm memory.Perm
+}{
+	Walltime:   {(*Table).walltime, 8, memory.Write},   // 0 ns
+	Puts:       {(*Table).puts, 16, memory.Read},       // 0 pointer, 8 length
+	Poll:       {(*Table).poll, 24, memory.ReadWrite},  // 0 timeout in ns
+	BlockWrite: {(*Table).block, 40, memory.ReadWrite}, // 0 handle, 8 offset, 16 pointer, 24 length
+	BlockRead:  {(*Table).block, 40, memory.ReadWrite}, //
+	NetWrite:   {(*Table).net, 32, memory.ReadWrite},   // 0 handle, 8 pointer, 16 length
+	NetRead:    {(*Table).net, 32, memory.ReadWrite},   //
+	HaltCall:   {(*Table).halt, 16, memory.Read},       // 0 cookie, 8 exit status (32 bits)
+}
+
 // Table dispatches hypercalls. It is a devices.PortDevice for ports FirstPort
 // to LastPort.
 type Table struct {
 	Config
-	calls [numCalls]func(*Table, memory.Addr) error // nil: no such call here
+	exists [numCalls]bool
+	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
@@ -46,17 +67,13 @@ type Table struct {
 // New returns a table for the given devices. As with Solo5's tender the block
 // and net calls exist only if there is such a device.
 func New(c Config) *Table {
-	t := &Table{Config: c}
-	t.calls[Walltime] = (*Table).walltime
-	t.calls[Puts] = (*Table).puts
-	t.calls[Poll] = (*Table).poll
-	t.calls[HaltCall] = (*Table).halt
+	t := &Table{Config: c, exists: [numCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
-			t.calls[BlockWrite], t.calls[BlockRead] = (*Table).blockWrite, (*Table).blockRead
+			t.exists[BlockWrite], t.exists[BlockRead] = true, true
 		}
 		if c.NICs[h] != nil {
-			t.calls[NetWrite], t.calls[NetRead] = (*Table).netWrite, (*Table).netRead
+			t.exists[NetWrite], t.exists[NetRead] = true, true
 			t.addPoll(c.NICs[h].PollFD(), uint8(h))
 		}
 	}
@@ -71,18 +88,21 @@ func (t *Table) addPoll(fd int, handle uint8) {
 
 // PortOut is one hypercall. The error is a *Halt when the guest ends itself.
 func (t *Table) PortOut(port uint16, size int, data []byte) error {
-	if size != 4 || len(data) != 4 {
+	n := port - PortBase
+	if size != 4 || len(data) != 4 || n >= numCalls {
 		return devices.NewPortError(port, size, data, true)
 	}
-	n := port - PortBase
-	if n >= numCalls {
-		return devices.NewPortError(port, size, data, true) // not a port of this device
+	c, call := Call(n), &callTable[n]
+	if !t.exists[n] {
+		return &InvalidCallError{c}
 	}
-	call := t.calls[n]
-	if call == nil {
-		return &InvalidCallError{Call(n)}
+	live, err := t.View.Access(memory.Addr(le.Uint32(data)), call.size, call.perm)
+	if err != nil {
+		return pointerError(c, "argument", err)
 	}
-	return call(t, memory.Addr(le.Uint32(data)))
+	arg := t.arg[:call.size]
+	copy(arg, live)
+	return call.run(t, c, arg, live)
 }
 
 // PortIn is refused: nothing can be read from a hypercall port.
@@ -97,24 +117,23 @@ func (t *Table) SaveState() ([]byte, error) { return nil, nil }
 // LoadState accepts what SaveState returns.
 func (t *Table) LoadState(state []byte) error {
 	if len(state) != 0 {
-		return errState(len(state))
+		return fmt.Errorf("hypercalls: saved state has %d bytes, need 0", len(state))
 	}
 	return nil
 }
 
-// argument copies the structure at gpa into buf and returns the live bytes as
-// well, for results. A structure that takes a result must be writable.
-func (t *Table) argument(c Call, gpa memory.Addr, buf []byte, result bool) ([]byte, error) {
-	access := t.View.Readable
-	if result {
-		access = t.View.ReadWritable
+// buffer returns the n bytes at ptr, for the guest to read into or to write from;
+// what names them in the error.
+func (t *Table) buffer(c Call, what string, ptr, n uint64) ([]byte, error) {
+	perm := memory.Read
+	if c == BlockRead || c == NetRead {
+		perm = memory.Write
 	}
-	live, err := access(gpa, uint64(len(buf)))
+	b, err := t.View.Access(memory.Addr(ptr), n, perm)
 	if err != nil {
-		return nil, pointerError(c, "argument", err)
+		return nil, pointerError(c, what, err)
 	}
-	copy(buf, live)
-	return live, nil
+	return b, nil
 }
 
 func pointerError(c Call, what string, err error) error {

@@ -53,7 +53,7 @@ var abiStructs = []abiStruct{
 	{typ: reflect.TypeFor[CPUIDEntry](), c: "struct kvm_cpuid_entry2", size: 40, whole: true, fields: []abiField{
 		{"Function", "", 0}, {"Index", "", 4}, {"Flags", "", 8}, {"EAX", "", 12}, {"EBX", "", 16}, {"ECX", "", 20}, {"EDX", "", 24},
 	}},
-	{typ: reflect.TypeFor[cpuidTable](), c: "struct kvm_cpuid2", size: 8 + maxCPUID*40, fields: []abiField{
+	{typ: reflect.TypeFor[CPUID](), c: "struct kvm_cpuid2", size: 8 + maxCPUID*40, fields: []abiField{
 		{"nent", "", 0}, {"entries", "", 8},
 	}},
 	{typ: reflect.TypeFor[userMemoryRegion](), c: "struct kvm_userspace_memory_region", size: 32, whole: true, fields: []abiField{
@@ -73,10 +73,9 @@ var abiStructs = []abiStruct{
 	{typ: reflect.TypeFor[syncArea](), c: "struct kvm_sync_regs", size: 456, fields: []abiField{
 		{"regs", "", 0}, {"sregs", "", 144},
 	}},
-	{typ: reflect.TypeFor[runHeader](), c: "struct kvm_run", size: exitOffset, fields: []abiField{
-		{"requestInterruptWindow", "request_interrupt_window", 0}, {"immediateExit", "immediate_exit", 1},
-		{"exitReason", "exit_reason", 8}, {"readyForInterrupt", "ready_for_interrupt_injection", 12},
-		{"ifFlag", "if_flag", 13}, {"flags", "", 14}, {"cr8", "", 16}, {"apicBase", "apic_base", 24},
+	{typ: reflect.TypeFor[kvmRun](), c: "struct kvm_run", size: 760, fields: []abiField{
+		{"immediateExit", "immediate_exit", 1}, {"exitReason", "exit_reason", 8}, {"exit", "io", exitOffset},
+		{"validRegs", "kvm_valid_regs", 288}, {"dirtyRegs", "kvm_dirty_regs", 296}, {"sync", "s.regs", 304},
 	}},
 	{typ: reflect.TypeFor[exitIO](), c: "run.io", size: 16, whole: true, fields: []abiField{
 		{"direction", "", 0}, {"size", "", 1}, {"port", "", 2}, {"count", "", 4}, {"dataOffset", "data_offset", 8},
@@ -145,19 +144,6 @@ var abiConsts = []struct {
 	{"ioSetMSRs", "KVM_SET_MSRS", ioSetMSRs},
 	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
 	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
-
-	{"CapIRQChip", "KVM_CAP_IRQCHIP", uint64(CapIRQChip)},
-	{"CapUserMemory", "KVM_CAP_USER_MEMORY", uint64(CapUserMemory)},
-	{"CapExtCPUID", "KVM_CAP_EXT_CPUID", uint64(CapExtCPUID)},
-	{"CapNRMemslots", "KVM_CAP_NR_MEMSLOTS", uint64(CapNRMemslots)},
-	{"CapIRQFD", "KVM_CAP_IRQFD", uint64(CapIRQFD)},
-	{"CapPIT2", "KVM_CAP_PIT2", uint64(CapPIT2)},
-	{"CapIOEventFD", "KVM_CAP_IOEVENTFD", uint64(CapIOEventFD)},
-	{"CapGetTSCKHz", "KVM_CAP_GET_TSC_KHZ", uint64(CapGetTSCKHz)},
-	{"CapMaxVCPUs", "KVM_CAP_MAX_VCPUS", uint64(CapMaxVCPUs)},
-	{"CapSyncRegs", "KVM_CAP_SYNC_REGS", uint64(CapSyncRegs)},
-	{"CapReadonlyMem", "KVM_CAP_READONLY_MEM", uint64(CapReadonlyMem)},
-	{"CapImmediateExit", "KVM_CAP_IMMEDIATE_EXIT", uint64(CapImmediateExit)},
 
 	{"ExitUnknown", "KVM_EXIT_UNKNOWN", uint64(ExitUnknown)},
 	{"ExitException", "KVM_EXIT_EXCEPTION", uint64(ExitException)},

@@ -34,25 +34,6 @@ const (
 	ioGetTSCKHz         = 0xaea3     // vcpu
 )
 
-// Cap is a capability number for CheckExtension.
-type Cap uint32
-
-// Capabilities that uvm asks about.
-const (
-	CapIRQChip       Cap = 0
-	CapUserMemory    Cap = 3
-	CapExtCPUID      Cap = 7
-	CapNRMemslots    Cap = 10
-	CapIRQFD         Cap = 32
-	CapPIT2          Cap = 33
-	CapIOEventFD     Cap = 36
-	CapGetTSCKHz     Cap = 61
-	CapMaxVCPUs      Cap = 66
-	CapSyncRegs      Cap = 74
-	CapReadonlyMem   Cap = 81
-	CapImmediateExit Cap = 136
-)
-
 // ExitReason says why KVM_RUN returned.
 type ExitReason uint32
 
@@ -75,38 +56,17 @@ const (
 
 // String is the name in <linux/kvm.h> without its KVM_EXIT_ prefix.
 func (r ExitReason) String() string {
-	switch r {
-	case ExitUnknown:
-		return "UNKNOWN"
-	case ExitException:
-		return "EXCEPTION"
-	case ExitIO:
-		return "IO"
-	case ExitHypercall:
-		return "HYPERCALL"
-	case ExitDebug:
-		return "DEBUG"
-	case ExitHLT:
-		return "HLT"
-	case ExitMMIO:
-		return "MMIO"
-	case ExitShutdown:
-		return "SHUTDOWN"
-	case ExitFailEntry:
-		return "FAIL_ENTRY"
-	case ExitIntr:
-		return "INTR"
-	case ExitInternalError:
-		return "INTERNAL_ERROR"
-	case ExitSystemEvent:
-		return "SYSTEM_EVENT"
-	case ExitMemoryFault:
-		return "MEMORY_FAULT"
+	names := [...]string{
+		ExitUnknown: "UNKNOWN", ExitException: "EXCEPTION", ExitIO: "IO", ExitHypercall: "HYPERCALL", ExitDebug: "DEBUG", ExitHLT: "HLT",
+		ExitMMIO: "MMIO", ExitShutdown: "SHUTDOWN", ExitFailEntry: "FAIL_ENTRY", ExitIntr: "INTR", ExitInternalError: "INTERNAL_ERROR",
+		ExitSystemEvent: "SYSTEM_EVENT", ExitMemoryFault: "MEMORY_FAULT",
+	}
+	if int(r) < len(names) && names[r] != "" {
+		return names[r]
 	}
 	return "exit reason " + strconv.FormatUint(uint64(r), 10)
 }
 
-// Suberror values of ExitInternalError.
-const (
-	SuberrorEmulation = 1 // KVM's instruction emulator refused an instruction
-)
+// SuberrorEmulation of ExitInternalError: KVM's instruction emulator refused an
+// instruction.
+const SuberrorEmulation = 1

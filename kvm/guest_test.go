@@ -97,7 +97,8 @@ func (g *guest) runTo(t testing.TB, want ExitReason) {
 		t.Fatalf("Run() = %v; want 0", errno)
 	}
 	if got := g.Reason(); got != want {
-		t.Fatalf("Reason() = %v; want %v (%+v)", got, want, g.InternalError())
+		suberror, insn := g.InternalError()
+		t.Fatalf("Reason() = %v; want %v (suberror %d, % x)", got, want, suberror, insn)
 	}
 }
 

@@ -34,10 +34,6 @@ func TestHeader(t *testing.T) {
 		}
 		show(c.c, c.c, ifdef, c.value)
 	}
-	show("exitOffset", "offsetof(struct kvm_run, io)", "", exitOffset)
-	show("validOffset", "offsetof(struct kvm_run, kvm_valid_regs)", "", validOffset)
-	show("dirtyOffset", "offsetof(struct kvm_run, kvm_dirty_regs)", "", dirtyOffset)
-	show("syncOffset", "offsetof(struct kvm_run, s.regs)", "", syncOffset)
 	show("syncRegs", "KVM_SYNC_X86_REGS", "", syncRegs)
 	show("syncSregs", "KVM_SYNC_X86_SREGS", "", syncSregs)
 	for _, s := range abiStructs {

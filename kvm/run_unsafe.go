@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// minRunSize is what uvm uses of struct kvm_run at least.
-const minRunSize = syncOffset + unsafe.Sizeof(syncArea{})
+// runSize is what uvm uses of struct kvm_run, in bytes.
+const runSize = unsafe.Sizeof(kvmRun{})
 
 // runPage is the mapping that a vCPU shares with the kernel.
 type runPage struct{ mem []byte }
@@ -22,18 +22,16 @@ func mapRun(fd, size int) (runPage, error) {
 	return runPage{mem}, nil
 }
 
-func (r runPage) unmap() error { return unix.Munmap(r.mem) }
-
-func (r runPage) header() *runHeader { return (*runHeader)(unsafe.Pointer(&r.mem[0])) }
+func (r runPage) page() *kvmRun { return (*kvmRun)(unsafe.Pointer(&r.mem[0])) }
 
 // union returns the part of kvm_run that the exit reason selects.
-func (r runPage) union() unsafe.Pointer { return unsafe.Pointer(&r.mem[exitOffset]) }
+func (r runPage) union() unsafe.Pointer { return unsafe.Pointer(&r.page().exit) }
 
 // setImmediateExit writes one byte that another thread may be reading in the
 // kernel. Go has no atomic byte, so it changes the 32-bit word around it.
 func (r runPage) setImmediateExit(on bool) {
-	const bit = uint32(1) << (8 * unsafe.Offsetof(runHeader{}.immediateExit))
-	word := (*uint32)(unsafe.Pointer(r.header()))
+	const bit = uint32(1) << (8 * unsafe.Offsetof(kvmRun{}.immediateExit))
+	word := (*uint32)(unsafe.Pointer(r.page()))
 	if on {
 		atomic.OrUint32(word, bit)
 	} else {
@@ -41,27 +39,8 @@ func (r runPage) setImmediateExit(on bool) {
 	}
 }
 
-// state is where KVM_RUN leaves registers and takes them over from.
-func (r runPage) state() *syncArea { return (*syncArea)(unsafe.Pointer(&r.mem[syncOffset])) }
-
-// passRegs has the next KVM_RUN take the registers over from state and leave them
-// there.
-func (r runPage) passRegs() {
-	*(*uint64)(unsafe.Pointer(&r.mem[validOffset])) = syncRegs | syncSregs
-	*(*uint64)(unsafe.Pointer(&r.mem[dirtyOffset])) = syncRegs | syncSregs
-}
-
-// dropValid says whether the last KVM_RUN left registers in state, and has the
-// next one not do so.
-func (r runPage) dropValid() bool {
-	valid := (*uint64)(unsafe.Pointer(&r.mem[validOffset]))
-	had := *valid != 0
-	*valid = 0
-	return had
-}
-
 // Reason says why the last Run returned 0.
-func (v *VCPU) Reason() ExitReason { return ExitReason(v.run.header().exitReason) }
+func (v *VCPU) Reason() ExitReason { return ExitReason(v.run.page().exitReason) }
 
 // IO is a port access. Data is a borrowed view of the kvm_run mapping, valid
 // until the next Run: for OUT what the guest wrote, for IN where its answer
@@ -109,22 +88,15 @@ func (v *VCPU) MMIO() MMIO {
 // FailEntry is the hardware's reason for an exit of kind ExitFailEntry.
 func (v *VCPU) FailEntry() uint64 { return (*exitFailEntry)(v.run.union()).hardwareReason }
 
-// InternalError is an exit of kind ExitInternalError. Insn holds the bytes of
-// the instruction that KVM's emulator refused, where the kernel tells them.
-type InternalError struct {
-	Suberror uint32
-	Insn     []byte // a copy
-}
-
-// InternalError describes an exit whose reason is ExitInternalError.
-func (v *VCPU) InternalError() InternalError {
+// InternalError describes an exit whose reason is ExitInternalError. insn is a copy
+// of the instruction that KVM's emulator refused, where the kernel tells it.
+func (v *VCPU) InternalError() (suberror uint32, insn []byte) {
 	x := (*exitInternal)(v.run.union())
-	e := InternalError{Suberror: x.suberror}
 	const hasInsn = 1 // KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
 	if x.suberror == SuberrorEmulation && x.ndata >= 3 && x.flags&hasInsn != 0 {
-		e.Insn = append(e.Insn, x.insn[:min(int(x.insnSize), len(x.insn))]...)
+		insn = append(insn, x.insn[:min(int(x.insnSize), len(x.insn))]...)
 	}
-	return e
+	return x.suberror, insn
 }
 
 // MemoryFault is the guest-physical address that made Run answer EFAULT, where

@@ -17,16 +17,8 @@ type Segment struct {
 	Base     uint64
 	Limit    uint32 // in bytes, already scaled by G
 	Selector uint16
-	Type     uint8
-	Present  uint8
-	DPL      uint8
-	DB       uint8
-	S        uint8
-	L        uint8
-	G        uint8
-	AVL      uint8
-	Unusable uint8
-	_        uint8
+
+	Type, Present, DPL, DB, S, L, G, AVL, Unusable, _ uint8
 }
 
 // DTable is struct kvm_dtable: GDTR or IDTR.
@@ -59,8 +51,9 @@ type CPUIDEntry struct {
 // about 40 entries (KVM_MAX_CPUID_ENTRIES is 256).
 const maxCPUID = 256
 
-// cpuidTable is struct kvm_cpuid2 with room for maxCPUID entries.
-type cpuidTable struct {
+// CPUID is struct kvm_cpuid2 with room for maxCPUID entries: a table of CPUID
+// leaves.
+type CPUID struct {
 	nent    uint32
 	_       uint32
 	entries [maxCPUID]CPUIDEntry
@@ -104,30 +97,21 @@ type pitConfig struct {
 	_     [15]uint32
 }
 
-// runHeader is the start of struct kvm_run, as far as uvm reads it. What
-// follows at exitOffset is a union that the exit reason selects.
-type runHeader struct {
-	requestInterruptWindow uint8
-	immediateExit          uint8
-	_                      [6]uint8
-	exitReason             uint32
-	readyForInterrupt      uint8
-	ifFlag                 uint8
-	flags                  uint16
-	cr8, apicBase          uint64
+// kvmRun is struct kvm_run, as far as uvm uses it: what the kernel and a vCPU's
+// owner tell each other (section 5).
+type kvmRun struct {
+	_             uint8
+	immediateExit uint8
+	_             [6]uint8
+	exitReason    uint32
+	_             [20]uint8
+	exit          [256]byte // a union that the exit reason selects
+	// Which registers KVM_RUN leaves in sync, and which it takes over from there.
+	validRegs, dirtyRegs uint64
+	sync                 syncArea
 }
 
-// exitOffset is where the union of struct kvm_run starts.
-const exitOffset = 32
-
-// The end of struct kvm_run: which registers KVM_RUN leaves in it, which it takes
-// over, and the registers, struct kvm_sync_regs (section 5, kvm_valid_regs and
-// kvm_dirty_regs).
 const (
-	validOffset = 288
-	dirtyOffset = 296
-	syncOffset  = 304
-
 	syncRegs  = 1 << 0 // KVM_SYNC_X86_REGS
 	syncSregs = 1 << 1 // KVM_SYNC_X86_SREGS
 )

@@ -33,10 +33,11 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if n, err := s.Check(CapImmediateExit); n != 1 || err != nil {
+	const capImmediateExit, capNRMemslots = 136, 10
+	if n, err := s.Check(capImmediateExit); n != 1 || err != nil {
 		t.Errorf("Check(CapImmediateExit) = %d, %v; want 1: Kick depends on it", n, err)
 	}
-	if n, err := s.Check(CapNRMemslots); n < 32 || err != nil {
+	if n, err := s.Check(capNRMemslots); n < 32 || err != nil {
 		t.Errorf("Check(CapNRMemslots) = %d, %v; want at least 32", n, err)
 	}
 	if n, err := s.Check(0xffffff); n != 0 || err != nil {

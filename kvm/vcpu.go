@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"sync"
 	"syscall"
 
@@ -11,11 +12,7 @@ import (
 type VCPU struct {
 	fd   int
 	run  runPage
-	sync bool // KVM leaves registers in kvm_run and takes them over from there
-	// state is where State has the registers: in kvm_run if sync. kept says that
-	// the last Run left them there.
-	state *syncArea
-	kept  bool
+	kept bool // the last Run left the registers in kvm_run
 
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
@@ -31,7 +28,11 @@ type VCPU struct {
 // the guest stopped. It allocates nothing.
 func (v *VCPU) Run() syscall.Errno {
 	_, errno := ioctl(v.fd, ioRun, 0)
-	v.kept = errno == 0 && v.run.dropValid()
+	v.kept = false
+	if errno == 0 {
+		page := v.run.page()
+		v.kept, page.validRegs = page.validRegs != 0, 0 // the next Run leaves none, unless SetState asks for them again
+	}
 	return errno
 }
 
@@ -57,38 +58,36 @@ func (v *VCPU) SetSregs(s *Sregs) error {
 	return opError("KVM_SET_SREGS", ioctlPtr(v.fd, ioSetSregs, s))
 }
 
+// SetAll is SetSregs and SetRegs.
+func (v *VCPU) SetAll(r *Regs, s *Sregs) error { return cmp.Or(v.SetSregs(s), v.SetRegs(r)) }
+
 // State returns all registers as the last Run left them, for the caller to
 // change: SetState makes the changes count. They are a borrowed view, valid until
-// the next Run. Where KVM offers it, SetState costs no system call, and neither
-// does State after the Run that follows one.
+// the next Run. SetState costs no system call, and neither does State after the Run
+// that follows one.
 func (v *VCPU) State() (r *Regs, s *Sregs, err error) {
+	area := &v.run.page().sync
 	if !v.kept {
-		if v.state.regs, err = v.Regs(); err == nil {
-			v.state.sregs, err = v.Sregs()
+		if area.regs, err = v.Regs(); err == nil {
+			area.sregs, err = v.Sregs()
 		}
 	}
-	return &v.state.regs, &v.state.sregs, err
+	return &area.regs, &area.sregs, err
 }
 
 // SetState has the next Run start with the registers of State. Until then Regs
 // and Sregs may still return the old ones, and a state that KVM does not accept
-// may be that Run's EINVAL.
-func (v *VCPU) SetState() error {
-	if v.sync {
-		// KVM stores registers at the next exit, too, which is likely to need them
-		// again; at each exit it would cost the others too much.
-		v.run.passRegs()
-		return nil
-	}
-	if err := v.SetSregs(&v.state.sregs); err != nil {
-		return err
-	}
-	return v.SetRegs(&v.state.regs)
+// is that Run's EINVAL. It needs KVM_CAP_SYNC_REGS, which Linux has had since 4.17.
+func (v *VCPU) SetState() {
+	// KVM stores registers at the next exit, too, which is likely to need them
+	// again; at each exit it would cost the others too much.
+	page := v.run.page()
+	page.validRegs, page.dirtyRegs = syncRegs|syncSregs, syncRegs|syncSregs
 }
 
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).
 func (v *VCPU) SetCPUID(c *CPUID) error {
-	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, &c.table))
+	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, c))
 }
 
 // SetMSR writes one model-specific register (section 4.19).
@@ -116,9 +115,5 @@ func (v *VCPU) Close() error {
 		return nil
 	}
 	v.kick.closed = true
-	err := v.run.unmap()
-	if e := unix.Close(v.fd); err == nil {
-		err = e
-	}
-	return err
+	return cmp.Or(unix.Munmap(v.run.mem), unix.Close(v.fd))
 }

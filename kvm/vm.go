@@ -1,22 +1,22 @@
 package kvm
 
-import "golang.org/x/sys/unix"
+import (
+	"cmp"
+
+	"golang.org/x/sys/unix"
+)
 
 // VM is the descriptor of one virtual machine.
 type VM struct {
 	fd       int
 	mmapSize int
-	sync     bool // see VCPU
 }
 
 // SetMemory maps mem at guest-physical address gpa as memory slot slot
 // (section 4.35). gpa and len(mem) are multiples of 4 KiB. mem must come from
 // mmap and stay mapped as long as the VM lives; an empty mem deletes the slot.
 func (vm *VM) SetMemory(slot uint32, gpa uint64, mem []byte) error {
-	r := userMemoryRegion{
-		slot: slot, flags: 0, guestPhysAddr: gpa,
-		memorySize: uint64(len(mem)), userspaceAddr: userAddr(mem),
-	}
+	r := userMemoryRegion{slot: slot, flags: 0, guestPhysAddr: gpa, memorySize: uint64(len(mem)), userspaceAddr: userAddr(mem)}
 	return opError("KVM_SET_USER_MEMORY_REGION", ioctlPtr(vm.fd, ioSetUserMemory, &r))
 }
 
@@ -27,13 +27,10 @@ func (vm *VM) CreatePC() error {
 	// Three pages of guest-physical addresses for KVM's own use on VMX, below
 	// the firmware's end at 4 GiB (section 4.36).
 	const tssAddr, speakerDummy = 0xfffbd000, 1
-	if _, errno := ioctl(vm.fd, ioSetTSSAddr, tssAddr); errno != 0 {
-		return opError("KVM_SET_TSS_ADDR", errno)
-	}
-	if _, errno := ioctl(vm.fd, ioCreateIRQChip, 0); errno != 0 {
-		return opError("KVM_CREATE_IRQCHIP", errno)
-	}
-	return opError("KVM_CREATE_PIT2", ioctlPtr(vm.fd, ioCreatePIT2, &pitConfig{flags: speakerDummy}))
+	_, tss := ioctl(vm.fd, ioSetTSSAddr, tssAddr)
+	_, chip := ioctl(vm.fd, ioCreateIRQChip, 0)
+	pit := ioctlPtr(vm.fd, ioCreatePIT2, &pitConfig{flags: speakerDummy})
+	return cmp.Or(opError("KVM_SET_TSS_ADDR", tss), opError("KVM_CREATE_IRQCHIP", chip), opError("KVM_CREATE_PIT2", pit))
 }
 
 // IRQFD raises an edge on interrupt line gsi whenever the eventfd is signalled
@@ -59,11 +56,7 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	v := &VCPU{fd: int(fd), run: run, sync: vm.sync, state: run.state()}
-	if !v.sync {
-		v.state = new(syncArea)
-	}
-	return v, nil
+	return &VCPU{fd: int(fd), run: run}, nil
 }
 
 // Close releases the descriptor; the kernel frees the VM when its last vCPU is

@@ -2,11 +2,10 @@ package loader
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"math"
+
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // ELF-64 layout, from the System V ABI, chapters 4 and 5.
@@ -40,31 +39,28 @@ type phdr struct {
 // headers (hvt ABI 2, "Header").
 func (img *Image) readHeaders(h *[ehdrSize]byte) ([]phdr, error) {
 	phnum := le.Uint16(h[56:])
-	var bad string
+	bad := func(format string, args ...any) ([]phdr, error) { return nil, img.errorf(ErrFormat, format, args...) }
 	switch {
 	case string(h[:4]) != elfMagic:
-		bad = notELF
+		return bad(notELF)
 	case h[4] != 2:
-		bad = "not a 64-bit ELF file"
+		return bad("not a 64-bit ELF file")
 	case h[5] != 1:
-		bad = "not a little-endian ELF file"
+		return bad("not a little-endian ELF file")
 	case le.Uint32(h[20:]) != 1:
-		bad = fmt.Sprintf("ELF version is %d, need 1", le.Uint32(h[20:]))
+		return bad("ELF version is %d, need 1", le.Uint32(h[20:]))
 	case le.Uint16(h[52:]) != ehdrSize:
-		bad = fmt.Sprintf("ELF header size is %d, need %d", le.Uint16(h[52:]), ehdrSize)
+		return bad("ELF header size is %d, need %d", le.Uint16(h[52:]), ehdrSize)
 	case phnum < 1:
-		bad = "no program headers"
+		return bad("no program headers")
 	case le.Uint16(h[54:]) != phdrSize:
-		bad = fmt.Sprintf("program header size is %d, need %d", le.Uint16(h[54:]), phdrSize)
+		return bad("program header size is %d, need %d", le.Uint16(h[54:]), phdrSize)
 	case le.Uint16(h[16:]) != etExec:
-		bad = fmt.Sprintf("ELF type is %d, need %d (a statically linked executable)", le.Uint16(h[16:]), etExec)
+		return bad("ELF type is %d, need %d (a statically linked executable)", le.Uint16(h[16:]), etExec)
 	case le.Uint16(h[18:]) != emX86_64:
-		bad = fmt.Sprintf("machine is %d, need %d (x86-64)", le.Uint16(h[18:]), emX86_64)
+		return bad("machine is %d, need %d (x86-64)", le.Uint16(h[18:]), emX86_64)
 	}
-	if bad != "" {
-		return nil, img.formatError("%s", bad)
-	}
-	img.Entry = addr(le.Uint64(h[24:]))
+	img.Entry = memory.Addr(le.Uint64(h[24:]))
 
 	// At most 65535 × 56 bytes, read in one piece; a short file fails here.
 	buf := make([]byte, int(phnum)*phdrSize)
@@ -85,27 +81,14 @@ func (img *Image) readHeaders(h *[ehdrSize]byte) ([]phdr, error) {
 // readAt fills b from the file at off.
 func (img *Image) readAt(b []byte, off uint64, what string) error {
 	if off > math.MaxInt64-uint64(len(b)) {
-		return img.formatError("%s: file offset %#x is out of range", what, off)
+		return img.errorf(ErrFormat, "%s: file offset %#x is out of range", what, off)
 	}
 	n, err := img.file.ReadAt(b, int64(off))
 	switch {
 	case n == len(b):
 		return nil
 	case err == io.EOF:
-		return img.formatError("truncated: %s needs %d bytes at file offset %#x, the file has %d there", what, len(b), off, n)
+		return img.errorf(ErrFormat, "truncated: %s needs %d bytes at file offset %#x, the file has %d there", what, len(b), off, n)
 	}
 	return &Error{Kind: ErrOpen, Path: img.Path, Detail: "read " + what, Err: err}
-}
-
-func (img *Image) formatError(format string, args ...any) *Error {
-	return &Error{Kind: ErrFormat, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
-}
-
-// reason is err without the path, which the message names already.
-func reason(err error) string {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err.Error()
-	}
-	return err.Error()
 }

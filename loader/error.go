@@ -1,5 +1,11 @@
 package loader
 
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
 // ErrorKind says what is wrong with a kernel file.
 type ErrorKind int
 
@@ -25,17 +31,22 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	s := "kernel " + e.Path + ": "
+	s := "kernel " + e.Path
 	if e.Detail != "" {
-		s += e.Detail
+		s += ": " + e.Detail
 	}
-	if e.Err != nil {
-		if e.Detail != "" {
-			s += ": "
-		}
-		s += reason(e.Err)
+	var pe *fs.PathError
+	switch {
+	case errors.As(e.Err, &pe): // which names the path again
+		s += ": " + pe.Err.Error()
+	case e.Err != nil:
+		s += ": " + e.Err.Error()
 	}
 	return s
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+func (img *Image) errorf(kind ErrorKind, format string, args ...any) *Error {
+	return &Error{Kind: kind, Path: img.Path, Detail: fmt.Sprintf(format, args...)}
+}

@@ -81,22 +81,19 @@ func Open(path string, boot Kind) (*Image, error) {
 	if err != nil {
 		return nil, &Error{Kind: ErrOpen, Path: path, Err: err}
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = &Error{Kind: ErrFormat, Path: path, Detail: "not a regular file"}
-	} else if err != nil {
-		err = &Error{Kind: ErrOpen, Path: path, Err: err}
+	img := &Image{Path: path, Kind: KindHVT, file: f, shut: f}
+	switch st, e := f.Stat(); {
+	case e != nil:
+		err = &Error{Kind: ErrOpen, Path: path, Err: e}
+	case !st.Mode().IsRegular():
+		err = img.errorf(ErrFormat, "not a regular file")
+	default:
+		err = img.parse(boot)
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	img, err := Parse(path, f, boot)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	img.shut = f
 	return img, nil
 }
 
@@ -122,7 +119,7 @@ func (img *Image) parse(boot Kind) error {
 	if err != nil {
 		return err
 	}
-	abi, err := img.findNote(phdrs, abi1Type, abi1Align, abi1Max)
+	abi, _, err := img.findNote(phdrs, &abi1Note)
 	if err == nil && abi == nil && boot != KindHVT {
 		err = img.readPC(phdrs, boot)
 	} else if err == nil {
@@ -149,20 +146,6 @@ func (img *Image) parse(boot Kind) error {
 		img.Segments = append(img.Segments, s)
 	}
 	return nil
-}
-
-// readHVT reads the notes of a Solo5 unikernel. abi is its ABI1 note.
-func (img *Image) readHVT(phdrs []phdr, abi []byte, boot Kind) error {
-	if err := img.readABI(abi); err != nil {
-		return err
-	}
-	if boot != "" && boot != KindHVT {
-		return img.formatError("is a Solo5 hvt unikernel, not one to boot with --boot %s", boot)
-	}
-	if err := img.readManifest(phdrs); err != nil {
-		return err
-	}
-	return img.readNative(phdrs)
 }
 
 // Close closes the file. The Image can be described afterwards, not loaded.

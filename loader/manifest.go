@@ -1,6 +1,9 @@
 package loader
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Layout of an application manifest (hvt ABI 2, "Manifest").
 const (
@@ -61,26 +64,27 @@ func ParseManifest(d []byte) (*Manifest, error) {
 	if len(d) < mftHdrSize {
 		return nil, fmt.Errorf("%d bytes, need at least %d", len(d), mftHdrSize)
 	}
-	if v := le.Uint32(d); v != mftVersion {
-		return nil, fmt.Errorf("version %d, need %d", v, mftVersion)
-	}
-	n := le.Uint32(d[4:])
-	if n < 1 || n > mftMax {
+	version, n := le.Uint32(d), le.Uint32(d[4:])
+	want := mftHdrSize + int(n)*mftEntrySize
+	switch {
+	case version != mftVersion:
+		return nil, fmt.Errorf("version %d, need %d", version, mftVersion)
+	case n < 1 || n > mftMax:
 		return nil, fmt.Errorf("%d entries, need 1 to %d", n, mftMax)
-	}
-	if want := mftHdrSize + int(n)*mftEntrySize; len(d) != want {
+	case len(d) != want:
 		return nil, fmt.Errorf("%d bytes, %d entries need %d", len(d), n, want)
 	}
 	m := &Manifest{Entries: make([]Device, n)}
 	for i := range m.Entries {
 		e := d[mftHdrSize+i*mftEntrySize:][:mftEntrySize]
-		if e[mftNameSize-1] != 0 {
+		switch {
+		case e[mftNameSize-1] != 0:
 			return nil, fmt.Errorf("entry %d: name is not terminated", i)
-		}
-		if e[mftOffAttached] != 0 {
+		case e[mftOffAttached] != 0:
 			return nil, fmt.Errorf("entry %d: attached already", i)
 		}
-		m.Entries[i] = Device{Name: cString(e[:mftNameSize]), Type: DeviceType(le.Uint32(e[mftOffType:]))}
+		name, _, _ := strings.Cut(string(e[:mftNameSize]), "\x00")
+		m.Entries[i] = Device{Name: name, Type: DeviceType(le.Uint32(e[mftOffType:]))}
 	}
 	if f := &m.Entries[0]; f.Type != DeviceReserved || f.Name != "" {
 		return nil, fmt.Errorf("entry 0 is %v %q, need the nameless reserved one", f.Type, f.Name)
@@ -111,14 +115,4 @@ func (m *Manifest) Encode() []byte {
 		}
 	}
 	return d
-}
-
-// Find returns the handle of the first device with that name and type, or -1.
-func (m *Manifest) Find(name string, t DeviceType) int {
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == t && e.Name == name {
-			return i
-		}
-	}
-	return -1
 }

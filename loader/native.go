@@ -1,17 +1,5 @@
 package loader
 
-import "fmt"
-
-// uvm's own note (docs/abi.md, "uvm's own note").
-const (
-	nativeOwner   = "uvm\x00"
-	nativeHdrSize = 16 // Elf64_Nhdr and the owner's name
-	nativeType    = 1
-	nativeVersion = 1
-	nativeMin     = 8    // bytes of descriptor: version and flags
-	nativeMax     = 4096 // bytes of descriptor
-)
-
 // NativeFlags are the promises and wishes of a native guest. A flag in the low
 // half has to be understood; one in the high half may be ignored.
 type NativeFlags uint32
@@ -27,6 +15,8 @@ const (
 	nativeKnown     = NativeSealed | NativeKeys
 	nativeMustKnown = 0xffff
 )
+
+const nativeVersion = 1
 
 // Native is the content of uvm's own note.
 type Native struct {
@@ -60,48 +50,22 @@ const (
 const MaxKey = 14
 
 // readNative reads the note where there is one. The file stays what it is for
-// those who do not know the note: what cannot be read cannot be ours.
+// those who do not know the note.
 func (img *Image) readNative(phdrs []phdr) error {
-	for i, ph := range phdrs {
-		if ph.typ != ptNote || ph.filesz < nativeHdrSize {
-			continue
-		}
-		var h [nativeHdrSize]byte
-		if err := img.readAt(h[:], ph.offset, "note"); err != nil {
-			if err, ok := err.(*Error); ok && err.Kind == ErrFormat {
-				continue
-			}
-			return err
-		}
-		if le.Uint32(h[0:]) != uint32(len(nativeOwner)) || string(h[12:]) != nativeOwner || le.Uint32(h[8:]) != nativeType {
-			continue
-		}
-		bad := func(format string, args ...any) error {
-			return img.formatError("uvm's note in program header %d: %s", i, fmt.Sprintf(format, args...))
-		}
-		size := le.Uint32(h[4:])
-		switch {
-		case size < nativeMin || size > nativeMax:
-			return bad("descriptor of %d bytes, need %d to %d", size, nativeMin, nativeMax)
-		case ph.filesz-nativeHdrSize < uint64(size):
-			return bad("descriptor of %d bytes in a segment of %d", size, ph.filesz)
-		}
-		var d [nativeMin]byte
-		if err := img.readAt(d[:], ph.offset+nativeHdrSize, "uvm's note"); err != nil {
-			return err
-		}
-		n := Native{Version: le.Uint32(d[:]), Flags: NativeFlags(le.Uint32(d[4:]))}
-		switch {
-		case n.Version != nativeVersion:
-			return bad("version %d, need %d", n.Version, nativeVersion)
-		case n.Flags&nativeMustKnown&^nativeKnown != 0:
-			return bad("flags %#x have bits that this uvm does not know: %#x", uint32(n.Flags), uint32(n.Flags&nativeMustKnown&^nativeKnown))
-		case n.Flags&NativeKeys != 0 && n.Flags&NativeSealed == 0:
-			return bad("keys without the promise to be sealed")
-		}
-		img.Native = &n
-		return nil
+	d, where, err := img.findNote(phdrs, &nativeNote)
+	if d == nil {
+		return err
 	}
+	n := Native{Version: le.Uint32(d), Flags: NativeFlags(le.Uint32(d[4:]))}
+	switch {
+	case n.Version != nativeVersion:
+		return img.errorf(ErrFormat, "%s: version %d, need %d", where, n.Version, nativeVersion)
+	case n.Flags&nativeMustKnown&^nativeKnown != 0:
+		return img.errorf(ErrFormat, "%s: flags %#x have bits that this uvm does not know: %#x", where, uint32(n.Flags), uint32(n.Flags&nativeMustKnown&^nativeKnown))
+	case n.Flags&NativeKeys != 0 && n.Flags&NativeSealed == 0:
+		return img.errorf(ErrFormat, "%s: keys without the promise to be sealed", where)
+	}
+	img.Native = &n
 	return nil
 }
 
@@ -111,11 +75,11 @@ func (img *Image) segmentKey(i int, flags uint32) (uint8, error) {
 		return 0, nil // then those bits mean nothing
 	}
 	if flags&(pfMaskOS&^pfKey) != 0 {
-		return 0, img.formatError("segment %d: flags %#x have bits that this uvm does not know", i, flags)
+		return 0, img.errorf(ErrFormat, "segment %d: flags %#x have bits that this uvm does not know", i, flags)
 	}
 	key := flags & pfKey >> pfKeyShift
 	if key > MaxKey {
-		return 0, img.formatError("segment %d: protection key %d, the highest is %d", i, key, MaxKey)
+		return 0, img.errorf(ErrFormat, "segment %d: protection key %d, the highest is %d", i, key, MaxKey)
 	}
 	return uint8(key), nil
 }

@@ -1,7 +1,6 @@
 package loader_test
 
 import (
-	"bytes"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/loader"
@@ -127,26 +126,5 @@ func TestManifestNote(t *testing.T) {
 			f.change(mft, noteDescsz, 324)
 		}
 		check(t, c.name, f, c.kind, c.text)
-	}
-}
-
-// TestFind looks up handles, by exact name and type only.
-func TestFind(t *testing.T) {
-	img, err := loader.Parse("k", bytes.NewReader(base()), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		name string
-		typ  loader.DeviceType
-		want int
-	}{
-		{"service", loader.DeviceNet, 1}, {"storage", loader.DeviceBlock, 2},
-		{"service", loader.DeviceBlock, -1}, {"storage", loader.DeviceNet, -1}, {"", loader.DeviceNet, -1},
-		{"servic", loader.DeviceNet, -1}, {"service\x00", loader.DeviceNet, -1}, {"", loader.DeviceReserved, 0},
-	} {
-		if got := img.Manifest.Find(c.name, c.typ); got != c.want {
-			t.Errorf("Find(%q, %v) = %d; want %d", c.name, c.typ, got, c.want)
-		}
 	}
 }

@@ -1,25 +1,27 @@
 package loader
 
-import (
-	"bytes"
-	"fmt"
+import "fmt"
+
+// noteKind is a note that uvm looks for.
+type noteKind struct {
+	what  string // for messages
+	owner string // with its NUL
+	typ   uint32
+	// The descriptor: where its content begins to be aligned, and its size with
+	// the padding, all in bytes.
+	align, min, max int
+	optional        bool // a note that cannot be read is somebody else's, and no error
+}
+
+// Solo5's notes (hvt ABI 2, "Notes") and uvm's own (docs/abi.md). Each lies in a
+// PT_NOTE of its own, of which only the first note counts.
+var (
+	abi1Note   = noteKind{what: "note", owner: "Solo5\x00", typ: 0x31494241, align: 4, min: 1, max: 32}
+	mft1Note   = noteKind{what: "note", owner: "Solo5\x00", typ: 0x3154464d, align: 8, min: 1, max: 6668}
+	nativeNote = noteKind{what: "uvm's note", owner: "uvm\x00", typ: 1, align: 4, min: 8, max: 4096, optional: true}
 )
 
-// Solo5's notes (hvt ABI 2, "Notes"). Each lies in a PT_NOTE of its own, of
-// which only the first note counts.
-const (
-	noteName    = "Solo5\x00"
-	elfNoteHdr  = 12 // Elf64_Nhdr
-	noteHdrSize = 20 // Elf64_Nhdr and the name, padded to four bytes
-
-	abi1Type  = 0x31494241
-	abi1Align = 4
-	abi1Max   = 32
-
-	mft1Type  = 0x3154464d
-	mft1Align = 8
-	mft1Max   = 6668
-)
+const elfNoteHdr = 12 // Elf64_Nhdr
 
 // ABI is the content of the ABI1 note.
 type ABI struct {
@@ -41,81 +43,82 @@ func targetName(t uint32) string {
 	return fmt.Sprint(t)
 }
 
-// findNote returns the descriptor of the first Solo5 note of the given type,
-// or nil where there is none.
-func (img *Image) findNote(phdrs []phdr, typ uint32, align, maxDesc int) ([]byte, error) {
+// findNote returns the content of the first note of the kind and where it is, for
+// messages; nil where there is none.
+func (img *Image) findNote(phdrs []phdr, k *noteKind) (content []byte, where string, err error) {
+	head := elfNoteHdr + (len(k.owner)+3)&^3
+	pad := (head+k.align-1)/k.align*k.align - head
+	h := make([]byte, head)
 	for i, ph := range phdrs {
 		if ph.typ != ptNote {
 			continue
 		}
-		if ph.filesz < elfNoteHdr {
-			return nil, img.formatError("program header %d: note does not fall within valid size: %d bytes, too small for a note header", i, ph.filesz)
+		bad := func(format string, args ...any) ([]byte, string, error) {
+			return nil, "", img.errorf(ErrFormat, "program header %d: note does not fall within valid size: %s", i, fmt.Sprintf(format, args...))
 		}
-		if ph.filesz < noteHdrSize {
+		if ph.filesz < elfNoteHdr && !k.optional {
+			return bad("%d bytes, too small for a note header", ph.filesz)
+		}
+		if ph.filesz < uint64(head) {
 			continue
 		}
-		var h [noteHdrSize]byte
-		if err := img.readAt(h[:], ph.offset, fmt.Sprintf("note in program header %d", i)); err != nil {
-			return nil, err
+		where = fmt.Sprintf("%s in program header %d", k.what, i)
+		if err := img.readAt(h, ph.offset, where); err != nil {
+			if k.optional && err.(*Error).Kind == ErrFormat {
+				continue
+			}
+			return nil, "", err
 		}
-		if le.Uint32(h[0:]) != uint32(len(noteName)) || string(h[12:12+len(noteName)]) != noteName || le.Uint32(h[8:]) != typ {
+		if le.Uint32(h) != uint32(len(k.owner)) || string(h[elfNoteHdr:][:len(k.owner)]) != k.owner || le.Uint32(h[8:]) != k.typ {
 			continue
 		}
-		descsz := le.Uint32(h[4:])
-		pad := (noteHdrSize+align-1)/align*align - noteHdrSize
+		size := le.Uint32(h[4:])
 		switch {
-		case descsz < 1 || descsz > uint32(maxDesc):
-			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes, need 1 to %d", i, descsz, maxDesc)
-		case ph.filesz-noteHdrSize < uint64(descsz):
-			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes in a segment of %d", i, descsz, ph.filesz)
-		case descsz <= uint32(pad):
-			return nil, img.formatError("program header %d: note does not fall within valid size: descriptor of %d bytes is all padding", i, descsz)
+		case size < uint32(k.min) || size > uint32(k.max):
+			return bad("descriptor of %d bytes, need %d to %d", size, k.min, k.max)
+		case ph.filesz-uint64(head) < uint64(size):
+			return bad("descriptor of %d bytes in a segment of %d", size, ph.filesz)
+		case size <= uint32(pad):
+			return bad("descriptor of %d bytes is all padding", size)
 		}
-		desc := make([]byte, int(descsz)-pad)
-		if err := img.readAt(desc, ph.offset+uint64(noteHdrSize+pad), fmt.Sprintf("note in program header %d", i)); err != nil {
-			return nil, err
+		content = make([]byte, int(size)-pad)
+		if err := img.readAt(content, ph.offset+uint64(head+pad), where); err != nil {
+			return nil, "", err
 		}
-		return desc, nil
+		return content, where, nil
 	}
-	return nil, nil
+	return nil, "", nil
 }
 
-// readABI decodes the ABI1 note, d; nil where the file has none.
-func (img *Image) readABI(d []byte) error {
-	if d == nil {
-		return &Error{Kind: ErrNoABI, Path: img.Path, Detail: "no Solo5 ABI note: not a Solo5 unikernel (link it for the hvt target)"}
+// readHVT reads the notes of a Solo5 unikernel. abi is its ABI1 note; nil where the
+// file has none.
+func (img *Image) readHVT(phdrs []phdr, abi []byte, boot Kind) error {
+	switch {
+	case abi == nil:
+		return img.errorf(ErrNoABI, "no Solo5 ABI note: not a Solo5 unikernel (link it for the hvt target)")
+	case len(abi) < 8:
+		return img.errorf(ErrFormat, "Solo5 ABI note has %d bytes, need 8", len(abi))
 	}
-	if len(d) < 8 {
-		return img.formatError("Solo5 ABI note has %d bytes, need 8", len(d))
+	img.ABI = ABI{Target: le.Uint32(abi), Version: le.Uint32(abi[4:])}
+	switch {
+	case img.ABI.Target != abiTargetHVT:
+		return img.errorf(ErrTarget, "built for Solo5's target %s, need hvt", targetName(img.ABI.Target))
+	case img.ABI.Version != abiVersionHVT:
+		err := img.errorf(ErrABIVersion, "built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)
+		err.Version = img.ABI.Version
+		return err
+	case boot != "" && boot != KindHVT:
+		return img.errorf(ErrFormat, "is a Solo5 hvt unikernel, not one to boot with --boot %s", boot)
 	}
-	img.ABI = ABI{Target: le.Uint32(d), Version: le.Uint32(d[4:])}
-	if img.ABI.Target != abiTargetHVT {
-		return &Error{Kind: ErrTarget, Path: img.Path, Detail: fmt.Sprintf("built for Solo5's target %s, need hvt", targetName(img.ABI.Target))}
-	}
-	if img.ABI.Version != abiVersionHVT {
-		return &Error{Kind: ErrABIVersion, Path: img.Path, Version: img.ABI.Version, Detail: fmt.Sprintf("built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)}
-	}
-	return nil
-}
-
-func (img *Image) readManifest(phdrs []phdr) error {
-	d, err := img.findNote(phdrs, mft1Type, mft1Align, mft1Max)
+	d, _, err := img.findNote(phdrs, &mft1Note)
 	if err != nil {
 		return err
 	}
 	if d == nil {
-		return &Error{Kind: ErrNoManifest, Path: img.Path, Detail: "no Solo5 manifest note"}
+		return img.errorf(ErrNoManifest, "no Solo5 manifest note")
 	}
 	if img.Manifest, err = ParseManifest(d); err != nil {
-		return &Error{Kind: ErrManifest, Path: img.Path, Detail: "Solo5 manifest: " + err.Error()}
+		return img.errorf(ErrManifest, "Solo5 manifest: %v", err)
 	}
-	return nil
-}
-
-// cString is b up to its first NUL.
-func cString(b []byte) string {
-	if i := bytes.IndexByte(b, 0); i >= 0 {
-		b = b[:i]
-	}
-	return string(b)
+	return img.readNative(phdrs)
 }

@@ -7,7 +7,11 @@
 // nothing else, so that a hypercall can never do more than the guest could.
 package memory
 
-import "strconv"
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
 
 // PageSize is the smallest unit of protection, in bytes.
 const PageSize = 4096
@@ -24,23 +28,16 @@ func (a Addr) Aligned(n uint64) bool { return uint64(a)&(n-1) == 0 }
 // Perm says what may be done with guest memory.
 type Perm uint8
 
-// Permissions, to be combined.
+// Permissions, to be combined; the values are those of mprotect(2).
 const (
-	Read Perm = 1 << iota
-	Write
-	ReadWrite = Read | Write
+	Read      Perm = unix.PROT_READ
+	Write     Perm = unix.PROT_WRITE
+	ReadWrite      = Read | Write
 )
 
 func (p Perm) String() string {
-	switch p {
-	case 0:
-		return "no access"
-	case Read:
-		return "read"
-	case Write:
-		return "write"
-	case ReadWrite:
-		return "read-write"
+	if names := [...]string{0: "no access", Read: "read", Write: "write", ReadWrite: "read-write"}; int(p) < len(names) {
+		return names[p]
 	}
 	return "perm " + strconv.Itoa(int(p))
 }

@@ -74,6 +74,19 @@ func (m *Memory) At(a Addr, n uint64) ([]byte, error) {
 	return m.host[a : uint64(a)+n : uint64(a)+n], nil
 }
 
+// Put stores the parts one after the other from a on, as At would have them.
+func (m *Memory) Put(a Addr, parts ...[]byte) error {
+	for _, p := range parts {
+		b, err := m.At(a, uint64(len(p)))
+		if err != nil {
+			return err
+		}
+		copy(b, p)
+		a += Addr(len(p))
+	}
+	return nil
+}
+
 // Protect restricts what the guest (through the hypervisor's own page tables)
 // and the monitor can do with the pages of [a, a+n), both multiples of
 // PageSize. A write by the guest that it forbids ends as a failed exit.
@@ -85,14 +98,7 @@ func (m *Memory) Protect(a Addr, n uint64, p Perm) error {
 	if n == 0 {
 		return nil
 	}
-	prot := unix.PROT_NONE
-	if p&Read != 0 {
-		prot |= unix.PROT_READ
-	}
-	if p&Write != 0 {
-		prot |= unix.PROT_WRITE
-	}
-	if err := unix.Mprotect(b, prot); err != nil {
+	if err := unix.Mprotect(b, int(p)); err != nil {
 		return fmt.Errorf("protect guest memory at %v, %d bytes: mprotect: %w", a, n, err)
 	}
 	return nil

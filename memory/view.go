@@ -25,16 +25,15 @@ func NewView(mem *Memory) *View { return &View{mem: mem} }
 // Grant allows p on [start, end). Ranges are granted in ascending order and do
 // not overlap.
 func (v *View) Grant(start, end Addr, p Perm) error {
-	if start >= end {
-		if start == end {
-			return nil
-		}
+	n := len(v.spans)
+	switch {
+	case start == end:
+		return nil
+	case start > end:
 		return fmt.Errorf("grant of guest memory %v-%v: ends before it starts", start, end)
-	}
-	if uint64(end) > v.mem.Size() {
+	case uint64(end) > v.mem.Size():
 		return fmt.Errorf("grant of guest memory %v-%v: memory ends at %#x", start, end, v.mem.Size())
-	}
-	if n := len(v.spans); n > 0 && start < v.spans[n-1].end {
+	case n > 0 && start < v.spans[n-1].end:
 		return fmt.Errorf("grant of guest memory %v-%v: not above the one before, which ends at %v", start, end, v.spans[n-1].end)
 	}
 	v.spans = append(v.spans, span{start, end, p})
@@ -45,16 +44,14 @@ func (v *View) Grant(start, end Addr, p Perm) error {
 // The bytes are live guest memory: the guest can change them at any time, so
 // callers copy what they decide on. An empty range at or below the end of
 // memory is always allowed.
-func (v *View) Readable(a Addr, n uint64) ([]byte, error) { return v.slice(a, n, Read) }
+func (v *View) Readable(a Addr, n uint64) ([]byte, error) { return v.Access(a, n, Read) }
 
 // Writable returns the n bytes at a if the guest may write every one of them.
-func (v *View) Writable(a Addr, n uint64) ([]byte, error) { return v.slice(a, n, Write) }
+func (v *View) Writable(a Addr, n uint64) ([]byte, error) { return v.Access(a, n, Write) }
 
-// ReadWritable is Readable and Writable at once, for structures that carry a
-// request and take the result.
-func (v *View) ReadWritable(a Addr, n uint64) ([]byte, error) { return v.slice(a, n, ReadWrite) }
-
-func (v *View) slice(a Addr, n uint64, want Perm) ([]byte, error) {
+// Access returns the n bytes at a if the guest may do with every one of them what
+// want says.
+func (v *View) Access(a Addr, n uint64, want Perm) ([]byte, error) {
 	b, err := v.mem.At(a, n)
 	if err != nil || !v.allows(a, a+Addr(n), want) {
 		return nil, &AccessError{Addr: a, Len: n, Want: want, End: Addr(v.mem.Size())}

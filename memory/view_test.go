@@ -92,7 +92,7 @@ func TestView(t *testing.T) {
 		}{
 			{"Readable", v.Readable, Read, c.r},
 			{"Writable", v.Writable, Write, c.w},
-			{"ReadWritable", v.ReadWritable, ReadWrite, c.b},
+			{"Access", func(a Addr, n uint64) ([]byte, error) { return v.Access(a, n, ReadWrite) }, ReadWrite, c.b},
 		} {
 			b, err := f.call(c.a, c.n)
 			if f.ok != (err == nil) {
@@ -182,12 +182,12 @@ func (m model) allows(a Addr, n uint64, want Perm) bool {
 // compare checks one request against the model.
 func compare(t testing.TB, v *View, m model, a Addr, n uint64, want Perm) {
 	t.Helper()
-	b, err := v.slice(a, n, want)
+	b, err := v.Access(a, n, want)
 	if ok := m.allows(a, n, want); ok != (err == nil) {
-		t.Fatalf("slice(%v, %d, %v) with spans %v = %v; want success %v", a, n, want, v.spans, err, ok)
+		t.Fatalf("Access(%v, %d, %v) with spans %v = %v; want success %v", a, n, want, v.spans, err, ok)
 	}
 	if err == nil && uint64(len(b)) != n || err != nil && b != nil {
-		t.Fatalf("slice(%v, %d, %v) = %d bytes, %v; want %d or an error", a, n, want, len(b), err, n)
+		t.Fatalf("Access(%v, %d, %v) = %d bytes, %v; want %d or an error", a, n, want, len(b), err, n)
 	}
 }
 
@@ -239,12 +239,12 @@ func TestViewAllocs(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		_, err1 := v.Readable(p1/2, p2-p1/2)
 		_, err2 := v.Writable(p3, end-p3)
-		_, err3 := v.ReadWritable(p4, end-p4)
+		_, err3 := v.Access(p4, end-p4, ReadWrite)
 		if err1 != nil || err2 != nil || err3 != nil {
 			t.Error(err1, err2, err3)
 		}
 	}); n != 0 {
-		t.Errorf("Readable, Writable and ReadWritable allocate %v times; want 0", n)
+		t.Errorf("Readable, Writable and Access allocate %v times; want 0", n)
 	}
 }
 

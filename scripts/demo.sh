@@ -1,7 +1,8 @@
 #!/bin/bash
-# Builds uvm and a sample unikernel, runs it with a network, and pings it. The
-# network is a TAP in a network namespace of its own, which is gone afterwards.
-# Needs root for the namespace and the TAP; asks sudo for it.
+# Builds uvm and a sample unikernel, an HTTP server, runs it with a network that
+# uvm makes, and asks it for its page. All that is in a network namespace of its
+# own, which is gone afterwards. Needs root for the namespace and the TAP; asks
+# sudo for it.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repo"
@@ -9,34 +10,33 @@ make --no-print-directory uvm guests
 bin/uvm doctor
 
 ns=uvm-demo-$$
-console=$(mktemp)
+log=$(mktemp)
 inside() { as_root ip netns exec "$ns" "$@"; }
+stop() {
+    [ -n "${vm:-}" ] || return 0
+    as_root kill "$vm" 2>/dev/null || true
+    wait "$vm" 2>/dev/null || true
+    vm=
+}
 cleanup() {
-    # The unikernel ends with this datagram, and uvm with the unikernel.
-    if [ -n "${vm:-}" ] && kill -0 "$vm" 2>/dev/null; then
-        inside bash -c 'echo quit >/dev/udp/10.0.0.2/7' 2>/dev/null || true
-        timeout 5 tail --pid="$vm" -f /dev/null || as_root kill "$vm" 2>/dev/null || true
-        wait "$vm" 2>/dev/null || true
-    fi
+    stop
     as_root ip netns del "$ns" 2>/dev/null || true
-    rm -f "$console"
+    rm -f "$log"
 }
 trap cleanup EXIT
 
 as_root ip netns add "$ns"
-inside ip tuntap add tap0 mode tap
-inside ip addr add 10.0.0.1/24 dev tap0
-inside ip link set tap0 up
-
 echo
-echo '$ uvm run bin/guests/netecho.hvt --net tap0 --boot-summary -- --ipv4=10.0.0.2/24 &'
-inside bin/uvm run bin/guests/netecho.hvt --net tap0 --boot-summary -- --ipv4=10.0.0.2/24 > >(tee "$console") &
+echo '$ uvm run bin/guests/httpd.hvt --net auto --boot-summary &'
+# No function: $! is the process, and not a shell that waits for it.
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo)
+"${sudo[@]}" ip netns exec "$ns" bin/uvm run bin/guests/httpd.hvt --net auto --boot-summary > >(tee -a "$log") 2> >(tee -a "$log" >&2) &
 vm=$!
-timeout 20 bash -c 'until grep -q " up," "$1"; do sleep 0.01; done' _ "$console" ||
+timeout 20 bash -c 'until grep -q "is up" "$1" && grep -q "^guest:" "$1"; do sleep 0.01; done' _ "$log" ||
     { echo "demo: the unikernel did not start" >&2; exit 1; }
-echo '$ ping -c 3 10.0.0.2'
-inside ping -c 3 -i 0.2 -W 2 10.0.0.2
-echo '$ echo quit > /dev/udp/10.0.0.2/7'
-inside bash -c 'echo quit >/dev/udp/10.0.0.2/7'
-wait "$vm" && echo "the unikernel has ended with status 0"
-vm=
+url=$(sed -n 's/^guest: .* \(http:.*\)/\1/p' "$log")
+echo "\$ curl $url"
+inside curl -sS --max-time 10 "$url"
+stop
+echo "the unikernel has ended, and its network with it: $(inside ip -br link show | grep -c uvm || true) interfaces are left"

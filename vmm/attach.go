@@ -1,8 +1,11 @@
 package vmm
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,21 +19,33 @@ import (
 // the guest will read there, and returns the hypercalls' configuration. Files
 // come first: an interface is only taken when nothing else can go wrong.
 func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
-	t := hypercall.Config{WakeFD: vm.wake.PollFD(), HostError: vm.hostErrorLogger(m)}
+	var failures [hypercall.MaxHandles]uint64
+	t := hypercall.Config{WakeFD: vm.wake.PollFD(), HostError: func(dev string, handle int, op string, err syscall.Errno) {
+		vm.logFailure(&failures[handle], dev, m.Entries[handle].Name, op+" failed", err)
+	}}
 	var err error
 	if t.Console, err = vm.console(); err != nil {
 		return t, err
 	}
-	disks, err := assign(m, loader.DeviceBlock, len(vm.cfg.Disks), func(i int) string { return vm.cfg.Disks[i].Name })
-	if err != nil {
-		return t, err
+	disks, nets := make([]int, len(vm.cfg.Disks)), make([]int, len(vm.cfg.Nets))
+	for i := range disks {
+		if disks[i], err = claim(m, loader.DeviceBlock, i, vm.cfg.Disks[i].Name); err != nil {
+			return t, err
+		}
 	}
-	nets, err := assign(m, loader.DeviceNet, len(vm.cfg.Nets), func(i int) string { return vm.cfg.Nets[i].Name })
-	if err != nil {
-		return t, err
+	for i := range nets {
+		if nets[i], err = claim(m, loader.DeviceNet, i, vm.cfg.Nets[i].Name); err != nil {
+			return t, err
+		}
 	}
-	if err := unattached(m); err != nil {
-		return t, err
+	var missing []loader.Device
+	for _, e := range m.Entries {
+		if !e.Attached && e.Type < loader.DeviceReserved {
+			missing = append(missing, e)
+		}
+	}
+	if missing != nil {
+		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
 		c, e := &vm.cfg.Disks[i], &m.Entries[h]
@@ -53,97 +68,45 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 	return t, nil
 }
 
-// assign finds the handle of each of n configured devices of type typ and
-// marks them attached: by name, or the n-th takes the n-th.
-func assign(m *loader.Manifest, typ loader.DeviceType, n int, name func(int) string) ([]int, error) {
-	var all []int
+// claim finds the handle of a configured device and marks it attached: by name, or
+// the i-th takes the i-th of its type.
+func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handle int, err error) {
+	before := i
+	var all []string
 	for h := range m.Entries {
-		if m.Entries[h].Type == typ {
-			all = append(all, h)
-		}
-	}
-	handles := make([]int, n)
-	for i := range handles {
-		h := -1
-		if want := name(i); want != "" {
-			if h = m.Find(want, typ); h < 0 {
-				return nil, &DeviceError{Type: typ, Name: want, Problem: "the guest's manifest does not declare it (" + declared(m, typ) + ")"}
-			}
-		} else if i < len(all) {
-			h = all[i]
-		} else {
-			return nil, &DeviceError{Type: typ, Problem: fmt.Sprintf("number %d is one too many: %s", i+1, declared(m, typ))}
-		}
 		e := &m.Entries[h]
-		if e.Attached {
-			return nil, &DeviceError{Type: typ, Name: e.Name, Problem: "attached twice"}
+		if e.Type != typ {
+			continue
 		}
-		e.Attached = true
-		handles[i] = h
-	}
-	return handles, nil
-}
-
-// declared lists the manifest's devices of a type, for messages.
-func declared(m *loader.Manifest, typ loader.DeviceType) string {
-	s := ""
-	for i := range m.Entries {
-		if e := &m.Entries[i]; e.Type == typ {
-			s += fmt.Sprintf(", %q", e.Name)
+		if name == "" && before == 0 || name != "" && e.Name == name {
+			if e.Attached {
+				return 0, configError("%v device %q: attached twice", typ, e.Name)
+			}
+			e.Attached = true
+			return h, nil
 		}
+		before--
+		all = append(all, strconv.Quote(e.Name))
 	}
-	if s == "" {
-		return fmt.Sprintf("it declares no %v device", typ)
+	declared := fmt.Sprintf("it declares %v devices %s", typ, strings.Join(all, ", "))
+	if all == nil {
+		declared = fmt.Sprintf("it declares no %v device", typ)
 	}
-	return fmt.Sprintf("it declares %v devices %s", typ, s[2:])
-}
-
-// unattached reports the devices that the guest asks for and nobody gave it.
-func unattached(m *loader.Manifest) error {
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
+	if name != "" {
+		return 0, configError("%v device %q: the guest's manifest does not declare it (%s)", typ, name, declared)
 	}
-	if len(missing) > 0 {
-		return &UnattachedError{missing}
-	}
-	return nil
+	return 0, configError("%v device number %d is one too many: %s", typ, i+1, declared)
 }
 
 // UnattachedError lists devices of the guest's manifest that Config leaves out.
 type UnattachedError struct{ Devices []loader.Device }
 
 func (e *UnattachedError) Error() string {
-	s := ""
-	for i, d := range e.Devices {
-		if i > 0 {
-			s += "; "
-		}
-		s += fmt.Sprintf("%v device %q is not attached", d.Type, d.Name)
-		switch d.Type {
-		case loader.DeviceNet:
-			s += fmt.Sprintf(" (add --net %s=TAP)", d.Name)
-		case loader.DeviceBlock:
-			s += fmt.Sprintf(" (add --disk %s=FILE)", d.Name)
-		}
+	var all []string
+	for _, d := range e.Devices {
+		all = append(all, fmt.Sprintf("%v device %q is not attached", d.Type, d.Name))
 	}
-	return s
-}
-
-// DeviceError is a device that Config and the guest's manifest disagree about.
-type DeviceError struct {
-	Type    loader.DeviceType
-	Name    string // "" where the position decides
-	Problem string
-}
-
-func (e *DeviceError) Error() string {
-	if e.Name == "" {
-		return fmt.Sprintf("%v device %s", e.Type, e.Problem)
-	}
-	return fmt.Sprintf("%v device %q: %s", e.Type, e.Name, e.Problem)
+	return strings.Join(all, "; ")
 }
 
 // openDisk opens and checks the host's end of the disk that messages call name.
@@ -191,10 +154,7 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		}
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
-	if mtu = c.MTU; mtu == 0 {
-		mtu = t.MTU()
-	}
-	return t, mac, mtu, nil
+	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
 // console returns where PUTS goes.
@@ -213,28 +173,16 @@ func (vm *VM) console() (io.Writer, error) {
 	}
 }
 
-// hostErrorLogger logs failures of the host's devices.
-func (vm *VM) hostErrorLogger(m *loader.Manifest) func(string, int, string, syscall.Errno) {
-	var counts [hypercall.MaxHandles]rateLimit
-	return func(dev string, handle int, op string, err syscall.Errno) {
-		n, due := counts[handle].due()
-		if !due {
-			return
-		}
-		log := vm.log
-		if name := m.Entries[handle].Name; name != "" {
-			log = log.With("device", name) // the console has none
-		}
-		log.Error(dev+" "+op+" failed", "error", err.Error(), "count", n)
+// logFailure logs what went wrong with a device; name is the guest's name for it, ""
+// for the console. It counts what count counts, and is due the 1st, 2nd, 4th,
+// 8th … time: the guest decides how many there are. One goroutine at a time uses count.
+func (vm *VM) logFailure(count *uint64, dev, name, what string, err error) {
+	if *count++; *count&(*count-1) != 0 {
+		return
 	}
-}
-
-// rateLimit counts failures. The 1st, 2nd, 4th, 8th … are due to be logged: the
-// guest decides how many there are. One goroutine at a time uses it.
-type rateLimit uint64
-
-func (r *rateLimit) due() (n uint64, yes bool) {
-	*r++
-	n = uint64(*r)
-	return n, n&(n-1) == 0
+	log := vm.log
+	if name != "" {
+		log = log.With("device", name)
+	}
+	log.Error(dev+" "+what, "error", err.Error(), "count", *count)
 }

@@ -1,9 +1,9 @@
 package vmm
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
-	"strings"
-	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -18,14 +18,6 @@ func (vm *VM) attachPC() error {
 	if err != nil {
 		return err
 	}
-	if p.uartIRQ, err = vm.newEvent(); err != nil {
-		return err
-	}
-	if p.room, err = vm.newEvent(); err != nil {
-		return err
-	}
-	p.uart, p.cmos, p.power = devices.NewUART(out, p.uartIRQ.Signal), devices.NewCMOS(time.Now), devices.NewPower()
-	p.uart.InputRoom = p.room.Signal
 	if cfg.Input != nil {
 		if p.input, err = cfg.Input(); err != nil {
 			return err
@@ -33,30 +25,21 @@ func (vm *VM) attachPC() error {
 	}
 	for i := range cfg.Disks {
 		c := &cfg.Disks[i]
-		name := c.Name
-		if name == "" {
-			name = "vd" + string(rune('a'+i))
-		}
+		name, failures := cmp.Or(c.Name, "vd"+string(rune('a'+i))), new(uint64)
 		d, err := openDisk(name, c)
 		if err != nil {
 			return err
 		}
-		what, failures := fmt.Sprintf("disk %q", name), new(rateLimit)
-		if err := vm.addVirtio(what, virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
-			if n, due := failures.due(); due {
-				vm.log.Error(what+": "+op+" failed", "error", err.Error(), "count", n)
-			}
-		})); err != nil {
-			return err
+		blk, err := virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+			vm.logFailure(failures, "disk", name, op+" failed", err)
+		})
+		if err != nil {
+			return &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(err, d.Close())}
 		}
-	}
-	if cfg.RNG {
-		if err := vm.addVirtio("rng", virtio.NewRNG()); err != nil {
-			return err
-		}
+		vm.addVirtio(fmt.Sprintf("disk %q", name), blk)
 	}
 	// The console that the kernel is told of is the one that input goes to.
-	if strings.Contains(cfg.Cmdline, "console=hvc0") {
+	if cfg.virtioConsole() {
 		out, err := vm.console()
 		if err != nil {
 			return err
@@ -65,63 +48,48 @@ func (vm *VM) attachPC() error {
 		if p.input != nil {
 			in = int(p.input.Fd())
 		}
-		if err := vm.addVirtio("console", virtio.NewConsole(out, in)); err != nil {
-			return err
-		}
-		p.hvc = true
+		vm.addVirtio("console", virtio.NewConsole(out, in))
 	}
-	if cfg.Vsock != "" {
-		dev, err := virtio.NewVsock(guestCID, cfg.Vsock)
+	for _, d := range cfg.Virtio {
+		dev, err := d.New()
 		if err != nil {
-			return &HostError{What: "vsock", Err: err}
+			return &HostError{What: d.Name, Err: err}
 		}
-		if err := vm.addVirtio("vsock", dev); err != nil {
-			return err
-		}
+		vm.addVirtio(d.Name, dev)
 	}
 	for i := range cfg.Nets {
-		name := cfg.Nets[i].Name
-		if name == "" {
-			name = fmt.Sprintf("eth%d", i)
-		}
+		name := cmp.Or(cfg.Nets[i].Name, fmt.Sprintf("eth%d", i))
 		tap, mac, mtu, err := openNet(name, &cfg.Nets[i], true)
 		if err != nil {
 			return err
 		}
-		if err := vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu)); err != nil {
+		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
+	}
+	events := []**hostio.Event{&p.uartIRQ, &p.room}
+	for i := range p.virtio {
+		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
+	}
+	for _, e := range events {
+		if *e, err = vm.newEvent("event"); err != nil {
 			return err
 		}
 	}
+	p.uart = devices.NewUART(out, p.uartIRQ.Signal)
+	p.uart.InputRoom = p.room.Signal
 	return nil
 }
 
-// guestCID is the guest's vsock address. It needs to differ between VMs only
-// where the host's kernel routes, which it does not here.
-const guestCID = 3
-
-// addVirtio puts the device into the next slot. It belongs to the VM from now on,
-// also if there is an error.
-func (vm *VM) addVirtio(name string, dev virtio.Device) (err error) {
+// addVirtio puts the device into the next slot. It belongs to the VM from now on.
+func (vm *VM) addVirtio(name string, dev virtio.Device) {
 	vm.closers = append(vm.closers, dev)
-	s := virtioSlot{name: name, dev: dev}
-	if len(vm.pc.virtio) == len(pcIRQs) {
-		return configError("%s: more than %d virtio devices", name, len(pcIRQs))
-	}
-	if s.kick, err = vm.newEvent(); err != nil {
-		return err
-	}
-	if s.irq, err = vm.newEvent(); err != nil {
-		return err
-	}
-	vm.pc.virtio = append(vm.pc.virtio, s)
-	return nil
+	vm.pc.virtio = append(vm.pc.virtio, virtioSlot{name: name, dev: dev})
 }
 
 // newEvent makes an event that is released with the VM.
-func (vm *VM) newEvent() (*hostio.Event, error) {
+func (vm *VM) newEvent(what string) (*hostio.Event, error) {
 	e, err := hostio.NewEvent()
 	if err != nil {
-		return nil, &HostError{What: "event", Err: err}
+		return nil, &HostError{What: what, Err: err}
 	}
 	vm.closers = append(vm.closers, e)
 	return e, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/internal/testutil"
+	"github.com/uvm-monitor/uvm/vsock"
 )
 
 // attacker is a PC's kernel that does to its devices whatever comes to its mind.
@@ -31,8 +32,14 @@ const (
 	attackEnd   = 0x1c0000
 
 	attackQueues = 3
-	attackVsock  = 4 // the device after two disks, rng and console
+	attackVsock  = 4 // the device after two disks, console and rng
 )
+
+var rngDevice = VirtioDevice{"rng", func() (virtio.Device, error) { return virtio.NewRNG(), nil }}
+
+func vsockDevice(path string) VirtioDevice {
+	return VirtioDevice{"vsock", func() (virtio.Device, error) { return vsock.New(3, path) }}
+}
 
 // poke stores a word.
 //
@@ -233,7 +240,7 @@ func attack(t *testing.T, seed uint64) (end string) {
 	a.poweroff()
 	cfg := a.pcConfig()
 	cfg.Disks = []Disk{{Path: disk}, {Path: readOnly, ReadOnly: true}}
-	cfg.RNG, cfg.Vsock, cfg.Cmdline, cfg.Console = true, dir+"/sock", "console=hvc0", io.Discard
+	cfg.Virtio, cfg.Cmdline, cfg.Console = []VirtioDevice{rngDevice, vsockDevice(dir + "/sock")}, "console=hvc0", io.Discard
 	vm, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +256,7 @@ func attack(t *testing.T, seed uint64) (end string) {
 	case err == nil && (res.Stop == devices.StopPowerOff || res.Stop == devices.StopReset || res.Stop == devices.StopExit):
 		end = string(res.Stop)
 	case errors.As(err, &guest):
-		end = guest.Kind.String()
+		end = string(guest.Kind)
 	default:
 		t.Errorf("Run = %+v, %v; want an end of the guest's own", res, err)
 	}

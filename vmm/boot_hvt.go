@@ -1,9 +1,12 @@
 package vmm
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
 	"strings"
 
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
 )
@@ -15,58 +18,36 @@ var le = binary.LittleEndian
 // hvtCmdlineSize is the room for the command line with its NUL.
 const hvtCmdlineSize = 8192
 
-// hvtBootInfo is struct hvt_boot_info (hvt ABI 2): what the guest is told in
-// RDI. Cmdline and Manifest are addresses. The last three fields are the tail
-// that newer guests read; all zero says that there is no network ring.
-type hvtBootInfo struct {
-	MemSize, KernelEnd, TSCHz   uint64
-	Cmdline, Manifest           uint64
-	HostFeatures, GuestFeatures uint32
-	NetRing                     uint64
-}
-
-// hvtBootInfoSize is the structure's size in the guest, in bytes.
+// hvtBootInfoSize is the size of struct hvt_boot_info (hvt ABI 2) in bytes, with the
+// tail that newer guests read.
 const hvtBootInfoSize = 56
 
-// hvtCommandLine joins the arguments as Solo5's tender does; empty ones leave
-// consecutive spaces.
-func hvtCommandLine(args []string) (string, error) {
-	s := strings.Join(args, " ")
-	if len(s) >= hvtCmdlineSize {
-		return "", &CommandLineError{Len: len(s), Max: hvtCmdlineSize - 1}
+// checkCommandLine holds the line that messages call what against its limit.
+func checkCommandLine(what, line string, limit int) error {
+	if len(line) > limit {
+		return &CommandLineError{Len: len(line), Max: limit}
 	}
-	if i := strings.IndexByte(s, 0); i >= 0 {
-		return "", configError("guest arguments: a NUL byte at position %d", i)
+	if i := strings.IndexByte(line, 0); i >= 0 {
+		return configError("%s: a NUL byte at position %d", what, i)
 	}
-	return s, nil
+	return nil
 }
 
 // CommandLineError is a guest command line that is too long.
 type CommandLineError struct{ Len, Max int } // bytes
 
 func (e *CommandLineError) Error() string {
-	return configError("guest arguments: %d bytes, the limit is %d", e.Len, e.Max).Error()
+	return fmt.Sprintf("guest arguments: %d bytes, the limit is %d", e.Len, e.Max)
 }
 
-// writeBootInfo stores the structure, the manifest and the command line one
-// after the other from gpaBootInfo on.
-func writeBootInfo(mem *memory.Memory, bi hvtBootInfo, m *loader.Manifest, cmdline string) error {
-	mft := m.Encode()
-	bi.Manifest = uint64(gpaBootInfo) + hvtBootInfoSize
-	bi.Cmdline = bi.Manifest + uint64(len(mft))
-	b, err := mem.At(gpaBootInfo, uint64(hvtBootInfoSize+len(mft)+hvtCmdlineSize))
-	if err != nil {
-		return err
-	}
-	for i, v := range [...]uint64{bi.MemSize, bi.KernelEnd, bi.TSCHz, bi.Cmdline, bi.Manifest} {
-		le.PutUint64(b[i*8:], v)
-	}
-	le.PutUint32(b[40:], bi.HostFeatures)
-	le.PutUint32(b[44:], bi.GuestFeatures)
-	le.PutUint64(b[48:], bi.NetRing)
-	copy(b[hvtBootInfoSize:], mft)
-	copy(b[hvtBootInfoSize+len(mft):], cmdline) // memory is zero: terminated
-	return nil
+// writeBootInfo stores the structure that the guest finds by RDI, the manifest and
+// the command line one after the other from gpaBootInfo on.
+func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, m *loader.Manifest, cmdline string) error {
+	mft, at := m.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize
+	// The last two words are zero and say that there is no network ring. Memory is zero:
+	// the command line is terminated.
+	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, 0, 0)
+	return mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
 }
 
 // hvtView is what an hvt guest may reach: the boot information, its segments
@@ -78,30 +59,82 @@ func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
 }
 
 // viewOf grants the mappings that may be in the view.
-func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (*memory.View, error) {
-	v := memory.NewView(mem)
+func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (v *memory.View, err error) {
+	v = memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
-		if !may(&m) {
-			continue
-		}
-		if err := v.Grant(m.start, m.end, m.perm); err != nil {
-			return nil, err
+		if may(&m) {
+			err = cmp.Or(err, v.Grant(m.start, m.end, m.perm))
 		}
 	}
-	return v, nil
+	return v, err
 }
 
 // protectSegments gives the host's pages the permissions of the segments, so
 // that they hold for a ring-0 guest too.
-func protectSegments(mem *memory.Memory, img *loader.Image) error {
+func protectSegments(mem *memory.Memory, img *loader.Image) (err error) {
 	for i := range img.Segments {
-		s := &img.Segments[i]
-		if s.Perm() == memory.ReadWrite {
-			continue
-		}
-		if err := mem.Protect(s.Start(), uint64(s.End()-s.Start()), s.Perm()); err != nil {
-			return err
+		if s := &img.Segments[i]; s.Perm() != memory.ReadWrite {
+			err = cmp.Or(err, mem.Protect(s.Start(), uint64(s.End()-s.Start()), s.Perm()))
 		}
 	}
-	return nil
+	return err
+}
+
+// An hvt guest in ring 0: 64-bit mode, identity-mapped, as Solo5's own tender
+// starts it (hvt ABI 2, "Guest state at entry"). Bit names are those of the
+// AMD64 Architecture Programmer's Manual, volume 2.
+
+// Page-table entry bits (section 5.4).
+const (
+	pteP  = 1 << 0
+	pteRW = 1 << 1
+	pteA  = 1 << 5 // set beforehand, which saves the CPU the write
+	ptePS = 1 << 7 // a 2 MiB page
+)
+
+// Control register values (sections 3.1 and 14.6).
+const (
+	ring0CR0  = 0x80010021 // PG, WP, NE, PE
+	ring0CR4  = 0x620      // OSXMMEXCPT, OSFXSR, PAE
+	ring0EFER = 0x500      // LMA, LME
+)
+
+// ring0GDT is the null, code and data descriptor.
+var ring0GDT = [...]uint64{0, 0x00af99000000ffff, 0x00cf93000000ffff}
+
+// ring0Map is all memory but the monitor's, which is absent below 0x10000 and
+// read-only below 1 MiB.
+func ring0Map(size uint64) []mapping {
+	return []mapping{
+		{start: gpaBootInfo, end: gpaLowEnd, perm: memory.Read, exec: true},
+		{start: gpaLowEnd, end: memory.Addr(size), perm: memory.ReadWrite, exec: true},
+	}
+}
+
+// bootRing0 writes GDT and page tables and sets every register.
+func (vm *VM) bootRing0(entry memory.Addr) error {
+	low, err := vm.pageTables(ring0Map(vm.mem.Size()), pteP|pteA, pteRW)
+	if err != nil {
+		return err
+	}
+	copy(low[gpaGDT:], le64s(ring0GDT[:]...))
+	code := kvm.Segment{Limit: 0xffffffff, Selector: 0x08, Type: 9, Present: 1, S: 1, L: 1, G: 1}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: 0x10, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
+	sregs := kvm.Sregs{
+		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
+		TR:  kvm.Segment{Type: 11, Present: 1},
+		LDT: kvm.Segment{Unusable: 1},
+		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: uint16(len(ring0GDT)*8 - 1)},
+		CR0: ring0CR0, CR3: uint64(gpaPML4), CR4: ring0CR4, EFER: ring0EFER,
+	}
+	return vm.vcpu.SetAll(vm.entryRegs(entry), &sregs)
+}
+
+// entryRegs are the general registers of an hvt guest's start, in either ring. The
+// stack lies below 4 GiB, where hypercall structures can be named.
+func (vm *VM) entryRegs(entry memory.Addr) *kvm.Regs {
+	return &kvm.Regs{
+		RIP: uint64(entry), RFLAGS: flagsReserved, RDI: uint64(gpaBootInfo),
+		RSP: min(vm.mem.Size(), hvtMaxMem) - 8, // 16-byte aligned after a call, as the C ABI wants
+	}
 }

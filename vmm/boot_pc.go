@@ -1,7 +1,7 @@
 package vmm
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -28,37 +28,17 @@ const (
 	pcHighMem   memory.Addr = 0x100000
 )
 
-// pcLayout is a PC's memory and what was put where.
-type pcLayout struct {
-	mem                *memory.Memory
-	cmdline            string
-	initrd, initrdSize uint64
-}
-
 // memoryMap is the firmware's view: types 1 (RAM) and 2 (reserved).
-func (l *pcLayout) memoryMap() [][3]uint64 {
+func memoryMap(mem *memory.Memory) [][3]uint64 {
 	m := [][3]uint64{
 		{0, uint64(mpTableAddr), 1},
 		{uint64(mpTableAddr), uint64(pcHighMem - mpTableAddr), 2},
 	}
-	for _, r := range l.mem.Ranges() {
+	for _, r := range mem.Ranges() {
 		start := max(r.Start, pcHighMem)
 		m = append(m, [3]uint64{uint64(start), uint64(r.End - start), 1})
 	}
 	return m
-}
-
-// put stores the parts at their addresses.
-func (l *pcLayout) put(at memory.Addr, parts ...[]byte) error {
-	for _, p := range parts {
-		b, err := l.mem.At(at, uint64(len(p)))
-		if err != nil {
-			return err
-		}
-		copy(b, p)
-		at += memory.Addr(len(p))
-	}
-	return nil
 }
 
 // le64s encodes 64-bit fields.
@@ -79,7 +59,7 @@ const (
 )
 
 // bootLinux starts the kernel in 64-bit mode, the first GiB identity-mapped.
-func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
+func (vm *VM) bootLinux(img *loader.Image, cmdline string, rd *initrd) error {
 	zero := make([]byte, memory.PageSize)
 	if img.Linux.Header != nil {
 		copy(zero[0x1f1:], img.Linux.Header)
@@ -89,19 +69,16 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 		le.PutUint32(zero[0x230:], 0x1000000) // kernel_alignment
 	}
 	zero[0x210] = 0xff // type_of_loader: none of the known ones
-	le.PutUint32(zero[0x218:], uint32(l.initrd))
-	le.PutUint32(zero[0x21c:], uint32(l.initrdSize))
+	le.PutUint32(zero[0x218:], uint32(rd.at))
+	le.PutUint32(zero[0x21c:], uint32(rd.size))
 	le.PutUint32(zero[0x228:], uint32(pcCmdline))
 	// As long as the line is: Unikraft and Nanos take it for its length.
-	le.PutUint32(zero[0x238:], uint32(len(l.cmdline)+1))
+	le.PutUint32(zero[0x238:], uint32(len(cmdline)+1))
 	le.PutUint64(zero[0x70:], uint64(pcACPI))
-	m := l.memoryMap()
+	m := memoryMap(vm.mem)
 	zero[0x1e8] = byte(len(m))
 	for i, e := range m {
-		b := zero[0x2d0+20*i:]
-		le.PutUint64(b, e[0])
-		le.PutUint64(b[8:], e[1])
-		le.PutUint32(b[16:], uint32(e[2]))
+		copy(zero[0x2d0+20*i:], le64s(e[:]...)) // of the type 4 bytes; the rest is 0
 	}
 	const table, large = pteP | pteRW, pteP | pteRW | ptePS
 	pd := make([]uint64, 512)
@@ -109,79 +86,71 @@ func (l *pcLayout) bootLinux(vcpu *kvm.VCPU, img *loader.Image) error {
 		pd[i] = uint64(i)<<21 | large
 	}
 	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
-	err := errors.Join(
-		l.put(pcZeroPage, zero),
-		l.put(pcGDT, le64s(pcGDTEntries...)),
-		l.put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
+	err := cmp.Or(
+		vm.mem.Put(pcZeroPage, zero),
+		vm.mem.Put(pcGDT, le64s(pcGDTEntries...)),
+		vm.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
 	if err != nil {
 		return err
 	}
-	sregs, err := vcpu.Sregs() // with the local APIC's base
+	sregs, err := flatSregs(vm.vcpu)
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
-	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, L: 1, G: 1}
-	flatSegments(&sregs, pcSelData)
+	sregs.CS.L = 1
 	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
 	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
-	return setRegisters(vcpu, &sregs, &kvm.Regs{
+	return vm.vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack),
-	})
+	}, &sregs)
 }
 
 // bootPVH starts the kernel in 32-bit protected mode without paging.
-func (l *pcLayout) bootPVH(vcpu *kvm.VCPU, img *loader.Image) error {
-	m := l.memoryMap()
+func (vm *VM) bootPVH(img *loader.Image, _ string, rd *initrd) error {
+	m := memoryMap(vm.mem)
 	var maps []byte
 	for _, e := range m {
-		maps = append(maps, le64s(e[0], e[1], e[2])...)
+		maps = append(maps, le64s(e[:]...)...)
 	}
 	modules, modlist := uint64(0), uint64(0)
-	if l.initrdSize > 0 {
+	if rd.size > 0 {
 		modules, modlist = 1, uint64(pcModule)
 	}
 	const magic, version = 0x336ec578, 1
-	err := errors.Join(
-		l.put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
-		l.put(pcModule, le64s(l.initrd, l.initrdSize, 0, 0)),
-		l.put(pcZeroPage, maps))
+	err := cmp.Or(
+		vm.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
+		vm.mem.Put(pcModule, le64s(uint64(rd.at), rd.size, 0, 0)),
+		vm.mem.Put(pcZeroPage, maps))
 	if err != nil {
 		return err
 	}
-	sregs, err := vcpu.Sregs()
+	sregs, err := flatSregs(vm.vcpu)
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
-	sregs.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, DB: 1, G: 1}
-	flatSegments(&sregs, pcSelData)
+	sregs.CS.DB = 1
 	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
 	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
-	return setRegisters(vcpu, &sregs, &kvm.Regs{
+	return vm.vcpu.SetAll(&kvm.Regs{
 		RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo),
 		RSP: uint64(pcStack), // not in the protocol; Nanos calls before it sets its own
-	})
+	}, &sregs)
 }
 
-func flatSegments(s *kvm.Sregs, sel uint16) {
-	data := kvm.Segment{Limit: 0xffffffff, Selector: sel, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
+// flatSregs are the vCPU's own, with the local APIC's base, and flat segments. The
+// code segment lacks its size, L or DB.
+func flatSregs(vcpu *kvm.VCPU) (s kvm.Sregs, err error) {
+	s, err = vcpu.Sregs()
+	s.CS = kvm.Segment{Limit: 0xffffffff, Selector: pcSelCode, Type: 11, Present: 1, S: 1, G: 1}
+	data := kvm.Segment{Limit: 0xffffffff, Selector: pcSelData, Type: 3, Present: 1, S: 1, DB: 1, G: 1}
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
+	return s, err
 }
 
-func setRegisters(vcpu *kvm.VCPU, sregs *kvm.Sregs, regs *kvm.Regs) error {
-	if err := vcpu.SetSregs(sregs); err != nil {
-		return kvmError(err)
-	}
-	if err := vcpu.SetRegs(regs); err != nil {
-		return kvmError(err)
-	}
-	return nil
-}
-
-// initrd is an initial RAM disk and where it will lie.
+// initrd is an initial RAM disk and where it will lie; all zero: there is none.
 type initrd struct {
 	file *os.File
-	path string
 	size uint64
 	at   memory.Addr
 }
@@ -194,37 +163,40 @@ func openInitrd(path string, img *loader.Image, lowMem uint64) (*initrd, error) 
 	if err != nil {
 		return nil, &HostError{What: "initrd", Err: err}
 	}
-	r := &initrd{file: f, path: path}
-	if st, err := f.Stat(); err != nil {
+	r := &initrd{file: f}
+	if err := r.place(img, lowMem); err != nil {
 		f.Close()
-		return nil, &HostError{What: "initrd", Err: err}
-	} else if !st.Mode().IsRegular() || st.Size() == 0 {
-		f.Close()
-		return nil, configError("initrd: %s: need a regular file that is not empty", path)
-	} else {
-		r.size = uint64(st.Size())
-	}
-	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
-	if bottom > top || r.size > top-bottom {
-		f.Close()
-		return nil, configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
-			path, r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
-	}
-	r.at = memory.Addr(top-r.size) &^ (memory.PageSize - 1)
-	if uint64(r.at) < bottom {
-		r.at = memory.Addr(bottom)
+		return nil, err
 	}
 	return r, nil
 }
 
-// load reads the file into memory.
+func (r *initrd) place(img *loader.Image, lowMem uint64) error {
+	st, err := r.file.Stat()
+	if err != nil {
+		return &HostError{What: "initrd", Err: err}
+	}
+	if !st.Mode().IsRegular() || st.Size() == 0 {
+		return configError("initrd: %s: need a regular file that is not empty", r.file.Name())
+	}
+	r.size = uint64(st.Size())
+	top, bottom := min(lowMem, uint64(img.Linux.InitrdMax)+1), uint64(img.Linux.End)
+	if bottom > top || r.size > top-bottom {
+		return configError("initrd: %s is %d KiB, and between the kernel's end at %#x and %#x there are %d KiB (give the guest more memory: -m)",
+			r.file.Name(), r.size>>10, bottom, top, (max(top, bottom)-bottom)>>10)
+	}
+	r.at = max(memory.Addr(top-r.size)&^(memory.PageSize-1), memory.Addr(bottom))
+	return nil
+}
+
+// load reads the file, if there is one, into memory.
 func (r *initrd) load(mem *memory.Memory) error {
 	b, err := mem.At(r.at, r.size)
 	if err != nil {
 		return err
 	}
 	if _, err := io.ReadFull(r.file, b); err != nil {
-		return &HostError{What: "initrd", Err: fmt.Errorf("%s: %w", r.path, err)}
+		return &HostError{What: "initrd", Err: fmt.Errorf("%s: %w", r.file.Name(), err)}
 	}
 	return nil
 }
@@ -233,7 +205,6 @@ func (r *initrd) load(mem *memory.Memory) error {
 // devices, the user's own words, and after -- what init gets. A default makes
 // way for the user's word with the same key.
 func (c *Config) pcCommandLine(devices []string, limit int) (string, error) {
-	line := c.Cmdline
 	has := func(key string) bool { return strings.Contains(" "+c.Cmdline, " "+key+"=") }
 	var before []string
 	for _, d := range [...]string{"console=ttyS0", "reboot=t", "panic=-1"} {
@@ -249,18 +220,12 @@ func (c *Config) pcCommandLine(devices []string, limit int) (string, error) {
 		before = append(before, "root=/dev/vda", mode)
 	}
 	before = append(before, devices...)
-	line = strings.TrimRight(strings.Join(before, " ")+" "+line, " ")
+	line := strings.TrimRight(strings.Join(before, " ")+" "+c.Cmdline, " ")
 	if len(c.Args) > 0 {
 		if !strings.Contains(line, " -- ") {
 			line += " --"
 		}
 		line += " " + strings.Join(c.Args, " ")
 	}
-	if len(line) > limit {
-		return "", &CommandLineError{Len: len(line), Max: limit}
-	}
-	if i := strings.IndexByte(line, 0); i >= 0 {
-		return "", configError("kernel command line: a NUL byte at position %d", i)
-	}
-	return line, nil
+	return line, checkCommandLine("kernel command line", line, limit)
 }

@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/uvm-monitor/uvm/kvm"
@@ -87,19 +88,17 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		}
 		le.PutUint64(low[gpaPT0+a/memory.PageSize*8:], e)
 	}
-	for i, d := range [...]uint64{
+	copy(low[gpaGDT:], le64s(
 		0,
 		0x00af9b000000ffff, // 0x08: 64-bit code, ring 0
 		0x00cff3000000ffff, // 0x10: data, ring 3
 		0x00affb000000ffff, // 0x18: 64-bit code, ring 3
-		0x00008b0000000000 | uint64(sealedTSS)<<16 | (sealedTSSSize - 1), 0, // 0x20: busy TSS
-	} {
-		le.PutUint64(low[int(gpaGDT)+i*8:], d)
-	}
+		0x00008b0000000000|uint64(sealedTSS)<<16|(sealedTSSSize-1), 0, // 0x20: busy TSS
+	))
 	fillTSS(low[sealedTSS:])
 	fillIDT(low[sealedIDT:], low[sealedStubs:])
 	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
-		return kvmError(err)
+		return err
 	}
 	cr4 := sealedCR4(cpuid, vm.cfg.TSSAvailable)
 	keys := usesKeys(img)
@@ -111,14 +110,19 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		if keys && errors.Is(err, syscall.EINVAL) {
 			return noKeys("CR4.PKE is refused")
 		}
-		return kvmError(err)
+		return err
 	}
 	if keys {
-		if err := vm.keysOn(img, maps); err != nil {
+		if vm.code, err = codeView(vm.mem, img); err != nil {
+			return err
+		}
+		vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
+		vm.warnLiftable()
+		if err := vm.sealed.enableKeys(maps, vm.keyed); err != nil {
 			return err
 		}
 	}
-	return vm.setEntry(img.Entry)
+	return vm.vcpu.SetRegs(vm.entryRegs(img.Entry))
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
@@ -143,9 +147,7 @@ func fillTSS(b []byte) {
 	le.PutUint64(b[4:], uint64(sealedStack)) // RSP0
 	le.PutUint16(b[102:], tssFixed)          // where the bitmap starts
 	bitmap := b[tssFixed:sealedTSSSize]
-	for i := range bitmap {
-		bitmap[i] = 0xff
-	}
+	fill(bitmap, 0xff)
 	for _, r := range sealedPorts {
 		for p := r[0]; p <= r[1]; p++ {
 			bitmap[p/8] &^= 1 << (p % 8)
@@ -223,23 +225,20 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 // returns low memory, where the tables start. Memory is zero before.
 func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err error) {
 	const gib = 1 << 30
-	table := base | pteRW
 	if low, err = vm.mem.At(0, uint64(gpaBootInfo)); err != nil {
 		return nil, err
 	}
 	// One directory for each GiB, and two tables for each mapping, at the most.
-	pages := tablePages{vm: vm, most: vm.mem.Size()/gib + 1 + 2*uint64(len(maps))}
-	le.PutUint64(low[gpaPML4:], uint64(gpaPDPT)|table)
+	pages := tablePages{vm: vm, most: vm.mem.Size()/gib + 1 + 2*uint64(len(maps)), entry: base | pteRW}
+	le.PutUint64(low[gpaPML4:], uint64(gpaPDPT)|pages.entry)
 	var pd, pt []byte
 	for i := range maps {
 		m := &maps[i]
 		for a := m.start; a < m.end; {
 			if pd == nil || a.Aligned(gib) {
-				var at memory.Addr
-				if at, pd, err = pages.next(gpaPD, &pages.directories); err != nil {
+				if pd, err = pages.next(gpaPD, &pages.directories, low[gpaPDPT+a/gib*8:]); err != nil {
 					return nil, err
 				}
-				le.PutUint64(low[gpaPDPT+a/gib*8:], uint64(at)|table)
 			}
 			e, slot := m.entry(a, base, write), pd[a%gib/hvtPage*8:]
 			if a.Aligned(hvtPage) && m.end-a >= hvtPage {
@@ -250,11 +249,9 @@ func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err er
 				continue
 			}
 			if pt == nil || a.Aligned(hvtPage) {
-				var at memory.Addr
-				if at, pt, err = pages.next(gpaPT0, &pages.tables); err != nil {
+				if pt, err = pages.next(gpaPT0, &pages.tables, slot); err != nil {
 					return nil, err
 				}
-				le.PutUint64(slot, uint64(at)|table)
 			}
 			le.PutUint64(pt[a%hvtPage/memory.PageSize*8:], e)
 			a += memory.PageSize
@@ -267,32 +264,33 @@ func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err er
 type tablePages struct {
 	vm                        *VM
 	most                      uint64 // pages in all
+	entry                     uint64 // bits of the entries that lead to them
 	directories, tables, high uint64 // handed out; high: of vm.tables
 }
 
-// next is the next page of a kind, of which n were handed out. Four lie from
-// first on, the others above all that the guest has, in a memory slot that no
-// address of the guest's reaches.
-func (t *tablePages) next(first memory.Addr, n *uint64) (at memory.Addr, b []byte, err error) {
+// next is the next page of a kind, of which n were handed out, and enters it in
+// parent. Four lie from first on, the others above all that the guest has, in a
+// memory slot that no address of the guest's reaches.
+func (t *tablePages) next(first memory.Addr, n *uint64, parent []byte) (b []byte, err error) {
 	vm := t.vm
 	if *n++; *n <= 4 {
-		at = first + memory.Addr(*n-1)*memory.PageSize
-		b, err = vm.mem.At(at, memory.PageSize)
-		return at, b, err
+		at := first + memory.Addr(*n-1)*memory.PageSize
+		le.PutUint64(parent, uint64(at)|t.entry)
+		return vm.mem.At(at, memory.PageSize)
 	}
-	above := vm.tablesAt()
 	if vm.tables == nil {
 		if vm.tables, err = memory.New(t.most * memory.PageSize); err != nil {
-			return 0, nil, &HostError{What: "memory", Err: err}
+			return nil, &HostError{What: "memory", Err: err}
 		}
-		if err := vm.kvm.SetMemory(1, uint64(above), vm.tables.Host()); err != nil {
-			return 0, nil, kvmError(fmt.Errorf("page tables: %w", err))
+		vm.closers = append(vm.closers, vm.tables)
+		if err := vm.kvm.SetMemory(1, uint64(vm.tablesAt()), vm.tables.Host()); err != nil {
+			return nil, fmt.Errorf("page tables: %w", err)
 		}
 	}
-	b, err = vm.tables.At(memory.Addr(t.high*memory.PageSize), memory.PageSize)
-	at = above + memory.Addr(t.high*memory.PageSize)
+	at := memory.Addr(t.high * memory.PageSize)
 	t.high++
-	return at, b, err
+	le.PutUint64(parent, uint64(vm.tablesAt()+at)|t.entry)
+	return vm.tables.At(at, memory.PageSize)
 }
 
 // tablesAt is where the memory slot of page tables starts that do not fit below

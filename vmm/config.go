@@ -1,14 +1,17 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -36,13 +39,11 @@ type Config struct {
 	Nets  []Net
 	Disks []Disk
 
-	// A PC also has: words for the kernel's command line, an initial RAM disk, a
-	// source of random numbers, and sockets to the host by way of the Unix socket
-	// at path Vsock (docs/vsock.md).
+	// A PC also has: words for the kernel's command line, an initial RAM disk, and
+	// virtio devices of the caller's choice, as virtio.NewRNG or vsock.New.
 	Cmdline string
 	Initrd  string
-	RNG     bool
-	Vsock   string
+	Virtio  []VirtioDevice
 
 	// Input returns what the guest reads from its console: a pipe, terminal or
 	// file, which stays the caller's. It is called for guests that can read, which
@@ -92,15 +93,6 @@ const (
 	RingSealed Ring = "sealed" // ring 3, under tables that the guest cannot reach
 )
 
-// tssType is the type of the task register's segment: busy, as every processor
-// wants it.
-func (c *Config) tssType() uint8 {
-	if c.TSSAvailable {
-		return 9
-	}
-	return 11
-}
-
 // The guest memory in bytes when Config.Memory is 0.
 const (
 	DefaultMemory   = 64 << 20
@@ -125,6 +117,16 @@ type Disk struct {
 	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
 }
 
+// VirtioDevice is a device that the caller of New adds to a PC.
+type VirtioDevice struct {
+	Name string // for messages, as: vsock
+	// New makes the device. It is called once, in New, when the configuration, the
+	// kernel and the disks are found to be sound. What it returns belongs to the VM,
+	// which closes it with its other devices, also where New fails later; an error
+	// becomes a *HostError, and has to leave the host as it was.
+	New func() (virtio.Device, error)
+}
+
 // ConfigError is a Config that cannot work, whatever the host.
 type ConfigError struct{ Msg string }
 
@@ -141,14 +143,14 @@ type HostError struct {
 	Err  error
 }
 
-// kvmError is an error of package kvm.
-func kvmError(err error) *HostError {
-	h := &HostError{What: "KVM", Err: err}
+// hostError makes an error of package kvm one of the host. Others stay what they are.
+func hostError(err error) error {
 	var op *kvm.OpError
-	if errors.As(err, &op) {
-		h.Op = op.Op
+	var host *HostError
+	if errors.As(err, &op) && !errors.As(err, &host) {
+		return &HostError{What: "KVM", Op: op.Op, Err: err}
 	}
-	return h
+	return err
 }
 
 func (e *HostError) Error() string { return e.What + ": " + e.Err.Error() }
@@ -163,20 +165,13 @@ const (
 
 // check validates what needs no look at the host and fills in defaults.
 func (c *Config) check() error {
-	if c.Kernel == "" && c.KernelFile == nil {
-		return configError("no kernel given")
-	}
-	switch c.Boot {
-	case "", loader.KindHVT, loader.KindPVH, loader.KindLinux:
-	default:
-		return configError("boot protocol %q: want %s or %s", c.Boot, loader.KindPVH, loader.KindLinux)
-	}
-	switch c.Ring {
-	case "", Ring0, RingSealed:
-	default:
-		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)
-	}
 	switch {
+	case c.Kernel == "" && c.KernelFile == nil:
+		return configError("no kernel given")
+	case c.Boot != "" && c.Boot != loader.KindHVT && c.Boot != loader.KindPVH && c.Boot != loader.KindLinux:
+		return configError("boot protocol %q: want %s or %s", c.Boot, loader.KindPVH, loader.KindLinux)
+	case c.Ring != "" && c.Ring != Ring0 && c.Ring != RingSealed:
+		return configError("ring %q: want %s or %s", c.Ring, RingSealed, Ring0)
 	case c.SealExecOnly && c.Ring == Ring0:
 		return configError("execute-only text (--seal-exec-only) needs the ring %s, not %s", RingSealed, c.Ring)
 	case c.CPUs < 0 || c.CPUs > maxCPUs:
@@ -184,6 +179,7 @@ func (c *Config) check() error {
 	case c.Memory > maxPCMem:
 		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
+	c.CPUs = max(c.CPUs, 1)
 	for i := range c.Nets {
 		n := &c.Nets[i]
 		switch {
@@ -201,9 +197,7 @@ func (c *Config) check() error {
 		if d.Path == "" {
 			return configError("disk %s: no path given", label(d.Name, i))
 		}
-		if d.BlockSize == 0 {
-			d.BlockSize = 512
-		}
+		d.BlockSize = cmp.Or(d.BlockSize, 512)
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
 			return configError("disk %s: block size of %d bytes is not a power of two from 512 to 32768", label(d.Name, i), b)
 		}
@@ -213,17 +207,12 @@ func (c *Config) check() error {
 
 // checkHVT validates what only concerns hvt guests.
 func (c *Config) checkHVT() error {
-	if c.Ring == "" {
-		c.Ring = RingSealed
-	}
-	if c.Memory == 0 {
-		c.Memory = DefaultMemory
-	}
+	c.Ring, c.Memory = cmp.Or(c.Ring, RingSealed), cmp.Or(c.Memory, DefaultMemory)
 	switch {
 	case c.CPUs > 1:
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
-	case c.Cmdline != "" || c.Initrd != "" || c.RNG || c.Vsock != "":
-		return configError("%s is an hvt unikernel: kernel command line, initrd, rng and vsock are for Linux and other PC kernels", c.Kernel)
+	case c.Cmdline != "" || c.Initrd != "" || len(c.Virtio) > 0:
+		return configError("%s is an hvt unikernel: kernel command line, initrd, rng, vsock and other virtio devices are for Linux and other PC kernels", c.Kernel)
 	case c.Memory > maxMem:
 		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
@@ -235,17 +224,19 @@ func (c *Config) checkHVT() error {
 
 // checkPC validates what only concerns the PC-like machine.
 func (c *Config) checkPC() error {
-	if c.CPUs == 0 {
-		c.CPUs = 1
-	}
-	if c.Memory == 0 {
-		c.Memory = DefaultPCMemory
-	}
+	c.Memory = cmp.Or(c.Memory, DefaultPCMemory)
 	switch {
 	case c.Ring == RingSealed || c.SealExecOnly:
 		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
 	case c.Memory%memory.PageSize != 0:
 		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
+	}
+	n := len(c.Disks) + len(c.Virtio) + len(c.Nets)
+	if c.virtioConsole() {
+		n++
+	}
+	if n > len(pcIRQs) {
+		return configError("%d virtio devices: a PC has at most %d", n, len(pcIRQs))
 	}
 	for i := range c.Disks {
 		if d := &c.Disks[i]; d.BlockSize != 512 {
@@ -256,6 +247,9 @@ func (c *Config) checkPC() error {
 	}
 	return nil
 }
+
+// virtioConsole says that a PC's console is virtio's, as its kernel is told.
+func (c *Config) virtioConsole() bool { return strings.Contains(c.Cmdline, "console=hvc0") }
 
 // label names the i-th device of a kind in messages.
 func label(name string, i int) string {

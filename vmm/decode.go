@@ -28,63 +28,63 @@ const (
 	opRefused
 )
 
-// decodeRule is a row of the decoder's table.
+// decodeRule is a row of the decoder's table. It is about the instruction's prefix,
+// opcode and ModRM byte as one number, 0xRppooMM: the REX prefix's low half (W, R, X,
+// B), 0f or 00, the opcode, and ModRM.
 type decodeRule struct {
-	escape bool  // 0f comes before op
-	op     byte  // opcode
-	ext    int8  // the ModRM byte's reg field; anyExt, or noModRM where there is no such byte
-	form   uint8 // what the operand may be
-	kind   opKind
+	mask, value uint32 // the rule is for numbers that have this value under the mask
+	form        uint8
+	kind        opKind
 }
-
-const (
-	anyExt  = -1
-	noModRM = -2
-)
 
 // Operand forms.
 const (
-	formAny  = iota
-	formMem  // memory only
-	formReg  // register only, and REX.R would name another control register
-	formREXW // no operand, but REX.W has to be there
-	formByte // ext is the ModRM byte, which is part of the opcode
+	formNone = iota // no ModRM byte
+	formRM          // register or memory
+	formMem         // memory only
 )
 
-var decodeTable = [...]decodeRule{
-	{true, 0x30, noModRM, formAny, opWRMSR},
-	{true, 0x01, 2, formMem, opLGDT},
-	{true, 0x01, 3, formMem, opLIDT},
-	{true, 0x00, 3, formAny, opLTR},
-	{true, 0x20, 2, formReg, opMovCR2},
-	{false, 0x8e, anyExt, formAny, opMovSeg},
-	{false, 0xcb, noModRM, formREXW, opRETF},
-	{false, 0xcf, noModRM, formREXW, opIRET},
-	{false, 0xfa, noModRM, formAny, opCLI},
-	{false, 0xfb, noModRM, formAny, opSTI},
-	{false, 0xf4, noModRM, formAny, opHLT},
-	{true, 0x01, 0, formMem, opSGDT},
-	{true, 0x01, 1, formMem, opSIDT},
-	{true, 0x00, 1, formAny, opSTR},
-	{true, 0x00, 0, formAny, opSLDT},
-	{true, 0x01, 4, formAny, opSMSW},
+// Masks: the opcode, its pairs and fours; with the ModRM byte's reg field, which is
+// part of many opcodes, or all of that byte; with REX.W.
+const (
+	maskOp   = 0xffff00
+	maskOp2  = 0xfffe00
+	maskOp4  = 0xfffc00
+	maskReg  = 0xffff38
+	maskAll  = 0xffffff
+	maskREXW = 0x8ffff00
+	maskCR2  = 0x4ffffc0 | 7<<3 // a register, and REX.R, which would name another control register
+)
 
-	{true, 0x00, 2, formAny, opRefused},             // LLDT
-	{true, 0x01, 6, formAny, opRefused},             // LMSW
-	{true, 0x01, 7, formMem, opRefused},             // INVLPG
-	{true, 0x01, 0xd1 - 0x100, formByte, opRefused}, // XSETBV
-	{true, 0x01, 0xf8 - 0x100, formByte, opRefused}, // SWAPGS
-	{true, 0x06, noModRM, formAny, opRefused},       // CLTS
-	{true, 0x07, noModRM, formAny, opRefused},       // SYSRET
-	{true, 0x08, noModRM, formAny, opRefused},       // INVD
-	{true, 0x09, noModRM, formAny, opRefused},       // WBINVD
-	{true, 0x20, anyExt, formAny, opRefused},        // MOV from a control register
-	{true, 0x21, anyExt, formAny, opRefused},        // MOV from a debug register
-	{true, 0x22, anyExt, formAny, opRefused},        // MOV to a control register
-	{true, 0x23, anyExt, formAny, opRefused},        // MOV to a debug register
-	{true, 0x32, noModRM, formAny, opRefused},       // RDMSR
-	{true, 0x33, noModRM, formAny, opRefused},       // RDPMC
-	{true, 0x35, noModRM, formAny, opRefused},       // SYSEXIT
+// The first rule that fits counts.
+var decodeTable = [...]decodeRule{
+	{maskOp, 0x0f3000, formNone, opWRMSR},
+	{maskReg, 0x0f0100 | 2<<3, formMem, opLGDT},
+	{maskReg, 0x0f0100 | 3<<3, formMem, opLIDT},
+	{maskReg, 0x0f0000 | 3<<3, formRM, opLTR},
+	{maskCR2, 0x0f20c0 | 2<<3, formRM, opMovCR2},
+	{maskOp, 0x008e00, formRM, opMovSeg},
+	{maskREXW, 0x800cb00, formNone, opRETF},
+	{maskREXW, 0x800cf00, formNone, opIRET},
+	{maskOp, 0x00fa00, formNone, opCLI},
+	{maskOp, 0x00fb00, formNone, opSTI},
+	{maskOp, 0x00f400, formNone, opHLT},
+	{maskReg, 0x0f0100 | 0<<3, formMem, opSGDT},
+	{maskReg, 0x0f0100 | 1<<3, formMem, opSIDT},
+	{maskReg, 0x0f0000 | 1<<3, formRM, opSTR},
+	{maskReg, 0x0f0000 | 0<<3, formRM, opSLDT},
+	{maskReg, 0x0f0100 | 4<<3, formRM, opSMSW},
+
+	{maskReg, 0x0f0000 | 2<<3, formRM, opRefused},  // LLDT
+	{maskReg, 0x0f0100 | 6<<3, formRM, opRefused},  // LMSW
+	{maskReg, 0x0f0100 | 7<<3, formMem, opRefused}, // INVLPG
+	{maskAll, 0x0f01d1, formRM, opRefused},         // XSETBV
+	{maskAll, 0x0f01f8, formRM, opRefused},         // SWAPGS
+	{maskOp2, 0x0f0600, formNone, opRefused},       // CLTS, SYSRET
+	{maskOp2, 0x0f0800, formNone, opRefused},       // INVD, WBINVD
+	{maskOp4, 0x0f2000, formRM, opRefused},         // MOV from and to control and debug registers
+	{maskOp2, 0x0f3200, formNone, opRefused},       // RDMSR, RDPMC
+	{maskOp, 0x0f3500, formNone, opRefused},        // SYSEXIT
 }
 
 // insn is a decoded instruction.
@@ -111,7 +111,6 @@ const noReg = 0xff
 // as can be read there.
 func decode(b []byte) (in insn, ok bool) {
 	const (
-		rexW = 8
 		rexR = 4
 		rexX = 2
 		rexB = 1
@@ -120,36 +119,27 @@ func decode(b []byte) (in insn, ok bool) {
 	if i < len(b) && b[i]&0xf0 == 0x40 {
 		rex, i = b[i], i+1
 	}
-	escape := i < len(b) && b[i] == 0x0f
-	if escape {
-		i++
+	word := uint32(rex&0xf) << 24
+	if i < len(b) && b[i] == 0x0f {
+		word, i = word|0x0f0000, i+1
 	}
 	if i >= len(b) {
 		return in, false
 	}
-	op := b[i]
+	word |= uint32(b[i]) << 8
 	i++
 	var modrm byte
 	hasModRM := i < len(b)
 	if hasModRM {
 		modrm = b[i]
 	}
+	isReg := modrm>>6 == 3
 	for _, r := range decodeTable {
-		if r.escape != escape || r.op != op {
+		switch {
+		case (word|uint32(modrm))&r.mask != r.value || r.form == formMem && isReg || r.form != formNone && !hasModRM:
 			continue
-		}
-		if r.ext == noModRM {
-			if r.form == formREXW && rex&rexW == 0 {
-				continue
-			}
+		case r.form == formNone:
 			return insn{kind: r.kind, len: i}, true
-		}
-		isReg, ext := modrm>>6 == 3, int8(modrm>>3&7)
-		if r.form == formByte {
-			ext = int8(modrm)
-		}
-		if !hasModRM || r.ext != anyExt && ext != r.ext || r.form == formMem && isReg || r.form == formReg && (!isReg || rex&rexR != 0) {
-			continue
 		}
 		in = insn{kind: r.kind, ext: modrm>>3&7 | rex&rexR<<1}
 		i++
@@ -168,25 +158,22 @@ func decode(b []byte) (in insn, ok bool) {
 // decode reads SIB byte and displacement from b and returns their length. rexB
 // and rexX are the prefix's bits, moved to where a register number has them.
 func (ea *effAddr) decode(modrm byte, b []byte, rexB, rexX byte) (n int, ok bool) {
-	ea.base, ea.index = modrm&7|rexB, noReg
-	mod := modrm >> 6
+	mod, rm := modrm>>6, modrm&7
+	ea.base, ea.index = rm|rexB, noReg
 	dispSize := [4]int{0, 1, 4, 0}[mod]
-	if modrm&7 == 4 {
+	if rm == 4 { // a SIB byte follows
 		if len(b) < 1 {
 			return 0, false
 		}
 		sib := b[0]
-		n = 1
-		ea.base = sib&7 | rexB
-		ea.shift = sib >> 6
+		rm, n = sib&7, 1
+		ea.base, ea.shift = rm|rexB, sib>>6
 		if index := sib>>3&7 | rexX; index != 4 { // 4 means none
 			ea.index = index
 		}
-		if sib&7 == 5 && mod == 0 {
-			ea.base, dispSize = noReg, 4
-		}
-	} else if modrm&7 == 5 && mod == 0 {
-		ea.base, ea.rip, dispSize = noReg, true, 4
+	}
+	if rm == 5 && mod == 0 { // no base, but RIP where there is no SIB byte
+		ea.base, ea.rip, dispSize = noReg, n == 0, 4
 	}
 	if len(b) < n+dispSize {
 		return n, false

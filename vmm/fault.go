@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"syscall"
@@ -11,34 +12,25 @@ import (
 	"github.com/uvm-monitor/uvm/memory"
 )
 
-// FaultKind says what a guest did that ended it.
-type FaultKind int
+// FaultKind says what a guest did that ended it, in the words of the report.
+type FaultKind string
 
 // The kinds of fault.
 const (
-	FaultTranslation FaultKind = iota // touched memory that the host does not let it
-	FaultMMIO                         // touched an address without memory
-	FaultPort                         // touched a port in a way that nothing answers
-	FaultHypercall                    // called a hypercall that does not exist
-	FaultPointer                      // gave a hypercall a pointer that leaves its memory
-	FaultInternal                     // an instruction that this KVM cannot run
-	FaultEntry                        // the processor refused the guest's state
-	FaultShutdown                     // triple fault; on SVM RIP is that after reset, 0xfff0
-	FaultHLT                          // halted with nothing that could wake it
-	FaultExit                         // any other exit of KVM
-	FaultException                    // sealed: an exception that the guest has no handler for
-	FaultPrivileged                   // sealed: an instruction that the monitor does not carry out
-	FaultSeal                         // sealed: ring 0 was entered in a way that should not exist
+	FaultTranslation FaultKind = "host/guest translation fault"        // touched memory that the host does not let it
+	FaultMMIO        FaultKind = "access to an address without memory" // touched an address without memory
+	FaultPort        FaultKind = "invalid port access"                 // touched a port in a way that nothing answers
+	FaultHypercall   FaultKind = "invalid hypercall"                   // called a hypercall that does not exist
+	FaultPointer     FaultKind = "invalid guest pointer"               // gave a hypercall a pointer that leaves its memory
+	FaultInternal    FaultKind = "KVM internal error"                  // an instruction that this KVM cannot run
+	FaultEntry       FaultKind = "KVM entry failure"                   // the processor refused the guest's state
+	FaultShutdown    FaultKind = "triple fault"                        // triple fault; on SVM RIP is that after reset, 0xfff0
+	FaultHLT         FaultKind = "HLT without an interrupt to wake it" // halted with nothing that could wake it
+	FaultExit        FaultKind = "unhandled KVM exit"                  // any other exit of KVM
+	FaultException   FaultKind = "exception without a handler"         // sealed: an exception that the guest has no handler for
+	FaultPrivileged  FaultKind = "refused instruction (try --ring 0)"  // sealed: an instruction that the monitor does not carry out
+	FaultSeal        FaultKind = "broken seal"                         // sealed: ring 0 was entered in a way that should not exist
 )
-
-func (k FaultKind) String() string {
-	return [...]string{
-		"host/guest translation fault", "access to an address without memory", "invalid port access",
-		"invalid hypercall", "invalid guest pointer", "KVM internal error", "KVM entry failure",
-		"triple fault", "HLT without an interrupt to wake it", "unhandled KVM exit",
-		"exception without a handler", "refused instruction (try --ring 0)", "broken seal",
-	}[k]
-}
 
 // GuestError is a guest that did what it must not. It ends the VM.
 type GuestError struct {
@@ -55,19 +47,8 @@ type GuestError struct {
 }
 
 func (e *GuestError) Error() string {
-	s := "guest fault: " + e.Kind.String()
+	s, regs := "guest fault: "+string(e.Kind), e.Vector != 0
 	switch e.Kind {
-	case FaultTranslation, FaultMMIO, FaultShutdown:
-		if e.Addr != noAddr {
-			s += fmt.Sprintf(", address %#x", e.Addr)
-		}
-		switch e.Key {
-		case 0:
-		case keyText:
-			s += ", execute-only text (protection key 15)"
-		default:
-			s += fmt.Sprintf(", protection key %d", e.Key)
-		}
 	case FaultPort, FaultHypercall, FaultPointer:
 		s += ": " + e.Err.Error()
 	case FaultInternal:
@@ -80,10 +61,18 @@ func (e *GuestError) Error() string {
 	case FaultExit:
 		s += fmt.Sprintf(" %v", kvm.ExitReason(e.Exit))
 	case FaultException, FaultPrivileged, FaultSeal:
+		regs = true
 		s += fmt.Sprintf(", vector %d, error code %#x", e.Vector, e.Code)
+		fallthrough
+	case FaultTranslation, FaultMMIO, FaultShutdown:
 		if e.Addr != noAddr {
 			s += fmt.Sprintf(", address %#x", e.Addr)
 		}
+	}
+	if e.Kind == FaultTranslation && e.Key == keyText {
+		s += ", execute-only text (protection key 15)"
+	} else if e.Kind == FaultTranslation && e.Key != 0 {
+		s += fmt.Sprintf(", protection key %d", e.Key)
 	}
 	if e.Kind == FaultShutdown && e.RIP == resetVector {
 		return s + " (this KVM has reset the processor; where it was is not known)"
@@ -92,7 +81,7 @@ func (e *GuestError) Error() string {
 	if len(e.Insn) > 0 {
 		s += fmt.Sprintf(", bytes at rip: % x", e.Insn)
 	}
-	if e.Vector != 0 || e.Kind >= FaultException {
+	if regs {
 		r := &e.Regs
 		s += fmt.Sprintf(", rax=%#x rbx=%#x rcx=%#x rdx=%#x rsi=%#x rdi=%#x rbp=%#x rsp=%#x r8=%#x r9=%#x r10=%#x r11=%#x r12=%#x r13=%#x r14=%#x r15=%#x rflags=%#x",
 			r.RAX, r.RBX, r.RCX, r.RDX, r.RSI, r.RDI, r.RBP, r.RSP, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RFLAGS)
@@ -114,7 +103,7 @@ func (vm *VM) fault(v *kvm.VCPU, e *GuestError) error {
 	e.Exit = uint32(v.Reason())
 	regs, err := v.Regs()
 	if err != nil {
-		return errors.Join(e, err)
+		return errors.Join(e, hostError(err))
 	}
 	e.RIP, e.Regs = regs.RIP, regs
 	switch e.Kind {
@@ -139,10 +128,7 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	if rip >= size {
 		return nil
 	}
-	view := vm.view
-	if vm.code != nil {
-		view = vm.code
-	}
+	view := cmp.Or(vm.code, vm.view)
 	for n := min(longest, size-rip); n > 0; n-- {
 		if b, err := view.Readable(memory.Addr(rip), n); err == nil {
 			return append([]byte(nil), b...)
@@ -151,42 +137,18 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	return nil
 }
 
-// portFault explains an error of the bus or of a device on it. Only the
-// device's own errors are the guest's fault.
+// portFault explains what the bus or a device on it answered. Only the device's own
+// errors are the guest's fault.
 func (vm *VM) portFault(v *kvm.VCPU, err error) error {
-	var (
-		halt    *hypercall.Halt
-		port    *devices.PortError
-		call    *hypercall.InvalidCallError
-		pointer *hypercall.PointerError
-	)
-	switch {
-	case errors.As(err, &halt):
-		return err
-	case errors.As(err, &port):
-		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(port.Port), Err: err})
-	case errors.As(err, &call):
-		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(call.Call), Err: err})
-	case errors.As(err, &pointer):
-		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(pointer.Addr), Err: err})
+	switch e := err.(type) {
+	case *devices.PortError:
+		return vm.fault(v, &GuestError{Kind: FaultPort, Addr: uint64(e.Port), Err: err})
+	case *hypercall.InvalidCallError:
+		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(e.Call), Err: err})
+	case *hypercall.PointerError:
+		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(e.Addr), Err: err})
 	}
 	return err
-}
-
-// mmioFault tells a write to protected memory, which page-table KVM reports as
-// MMIO, from an access to an address that has no memory.
-func (vm *VM) mmioFault(v *kvm.VCPU) error {
-	m, kind := v.MMIO(), FaultMMIO
-	if m.Addr < vm.mem.Size() {
-		kind = FaultTranslation
-	}
-	return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
-}
-
-// internalFault carries the refused instruction.
-func (vm *VM) internalFault(v *kvm.VCPU) error {
-	x := v.InternalError()
-	return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(x.Suberror), Insn: x.Insn})
 }
 
 // runError explains what KVM_RUN itself answered.
@@ -199,19 +161,7 @@ func (vm *VM) runError(v *kvm.VCPU, errno syscall.Errno) error {
 		}
 		return vm.fault(v, e)
 	}
-	return kvmError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
-}
-
-// kvmOpenError says what to do about a KVM device that does not open.
-func kvmOpenError(path string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, syscall.ENOENT):
-		hint = " (no KVM here: load the module kvm_intel or kvm_amd, or enable virtualisation in the firmware; see uvm doctor)"
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		hint = " (add yourself to the group kvm: sudo usermod -aG kvm $USER, then log in again)"
-	}
-	return kvmError(fmt.Errorf("%w%s", err, hint))
+	return hostError(&kvm.OpError{Op: "KVM_RUN", Err: errno})
 }
 
 // ErrUnstableTSC says that the host cannot tell the TSC's frequency, which hvt
@@ -220,7 +170,7 @@ var ErrUnstableTSC = errors.New("host TSC is unstable, cannot continue")
 
 func tscError(err error) error {
 	if errors.Is(err, syscall.EIO) {
-		err = ErrUnstableTSC
+		return &HostError{What: "KVM", Err: ErrUnstableTSC}
 	}
-	return kvmError(err)
+	return err
 }

@@ -153,10 +153,10 @@ func testFaultInternal(t *testing.T, ring Ring) {
 	for _, tt := range []struct {
 		name   string
 		code   []byte
-		native FaultKind // -1: the guest goes on
+		native FaultKind // "": the guest goes on
 	}{
-		{"xorps xmm0, xmm0", []byte{0x0f, 0x57, 0xc0}, -1},
-		{"popcnt eax, eax", []byte{0xf3, 0x0f, 0xb8, 0xc0}, -1},
+		{"xorps xmm0, xmm0", []byte{0x0f, 0x57, 0xc0}, ""},
+		{"popcnt eax, eax", []byte{0xf3, 0x0f, 0xb8, 0xc0}, ""},
 		{"int3", []byte{0xcc}, FaultShutdown}, // there is no IDT
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -166,7 +166,7 @@ func testFaultInternal(t *testing.T, ring Ring) {
 			g.halt(9)
 			res, err := runVM(t, newVM(t, g.config()))
 			if err == nil {
-				if tt.native != -1 || res.Status != 9 {
+				if tt.native != "" || res.Status != 9 {
 					t.Errorf("Run() = %+v, nil; want status 9, and that only where the guest goes on", res)
 				}
 				return

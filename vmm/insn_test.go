@@ -17,14 +17,14 @@ func TestSealedInstructions(t *testing.T) {
 		asm     string
 		code    []byte
 		vectors []uint8
-		kind    FaultKind // -1: FaultPrivileged for #GP, which not every processor raises
+		kind    FaultKind // "": FaultPrivileged for #GP, which not every processor raises
 		after   uint64    // what rip is past the instruction's start
 	}{
 		{"ud2", []byte{0x0f, 0x0b}, ud, FaultException, 0},
 		{"syscall", []byte{0x0f, 0x05}, ud, FaultException, 0},
-		{"sysret", []byte{0x0f, 0x07}, any, -1, 0},
+		{"sysret", []byte{0x0f, 0x07}, any, "", 0},
 		{"sysenter", []byte{0x0f, 0x34}, any, FaultException, 0},
-		{"sysexit", []byte{0x0f, 0x35}, any, -1, 0},
+		{"sysexit", []byte{0x0f, 0x35}, any, "", 0},
 		{"int3", []byte{0xcc}, []uint8{vecBP}, FaultException, 1},
 		{"icebp", []byte{0xf1}, []uint8{vecDB, vecUD}, FaultException, 1},
 		{"hlt", []byte{0xf4}, gp, FaultHLT, 0},
@@ -45,7 +45,7 @@ func TestSealedInstructions(t *testing.T) {
 		{"clts", []byte{0x0f, 0x06}, gp, FaultPrivileged, 0},
 		{"lmsw eax", []byte{0x0f, 0x01, 0xf0}, gp, FaultPrivileged, 0},
 		{"lldt ax", []byte{0x0f, 0x00, 0xd0}, gp, FaultPrivileged, 0},
-		{"xsetbv", []byte{0x0f, 0x01, 0xd1}, any, -1, 0},
+		{"xsetbv", []byte{0x0f, 0x01, 0xd1}, any, "", 0},
 		{"vmrun", []byte{0x0f, 0x01, 0xd8}, any, FaultException, 0},
 		{"vmxon [rbx]", []byte{0xf3, 0x0f, 0xc7, 0x33}, any, FaultException, 0},
 		{"clac", []byte{0x0f, 0x01, 0xca}, any, FaultException, 0},
@@ -67,7 +67,7 @@ func TestSealedInstructions(t *testing.T) {
 			if tt.asm == "icebp" { // a trap on a processor, a fault on page-table KVM, unknown to QEMU
 				at = at || e.RIP == insn
 			}
-			if tt.kind == -1 {
+			if tt.kind == "" {
 				tt.kind = FaultException
 				if e.Vector == vecGP {
 					tt.kind = FaultPrivileged
@@ -207,11 +207,11 @@ func TestSealedReturns(t *testing.T) {
 		kind           FaultKind
 		atTarget       bool // the fault is where the guest returned to
 	}{
-		{"as in ring 0", there, 8, 2, stack, 0x10, true, true, 0, false},
-		{"ss of zero", there, 8, 2, stack, 0, true, true, 0, false},
-		{"IOPL of 3, NT, RF, VM, VIF", there, 8, 0x1f7202, stack, 0x10, true, true, 0, false},
-		{"every flag", there, 8, (1<<64 - 1) &^ flagsTF, stack, 0x10, true, true, 0, false},
-		{"the sealed selectors", there, selUserCode, 0x3002, stack, selUserData, true, true, 0, false},
+		{"as in ring 0", there, 8, 2, stack, 0x10, true, true, "", false},
+		{"ss of zero", there, 8, 2, stack, 0, true, true, "", false},
+		{"IOPL of 3, NT, RF, VM, VIF", there, 8, 0x1f7202, stack, 0x10, true, true, "", false},
+		{"every flag", there, 8, (1<<64 - 1) &^ flagsTF, stack, 0x10, true, true, "", false},
+		{"the sealed selectors", there, selUserCode, 0x3002, stack, selUserData, true, true, "", false},
 		{"kernel selector with RPL 3", there, 0x0b, 2, stack, 0x10, false, false, FaultPrivileged, false},
 		{"data as code", there, 0x10, 2, stack, 0x10, false, false, FaultPrivileged, false},
 		{"TSS as code", there, selTSS, 2, stack, 0x10, false, false, FaultPrivileged, false},

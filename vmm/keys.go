@@ -87,16 +87,6 @@ func noKeys(why string) *HostError {
 	return &HostError{What: "protection keys", Err: fmt.Errorf("%w: %s", ErrNoKeys, why)}
 }
 
-// keysOn makes keys work for a guest that uses them.
-func (vm *VM) keysOn(img *loader.Image, maps []mapping) (err error) {
-	if vm.code, err = codeView(vm.mem, img); err != nil {
-		return err
-	}
-	vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
-	vm.warnLiftable()
-	return vm.sealed.enableKeys(maps, vm.keyed)
-}
-
 // enableKeys sets PKRU and proves that it holds. CPUID does not tell: there
 // are KVMs that hide keys that work. So a few instructions run in ring 3, where
 // the guest's first ones will be: WRPKRU, whose effect stays, and a read that
@@ -121,7 +111,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	secret := uint64(keyed[0].start)
 	regs := kvm.Regs{RIP: uint64(text.start), RFLAGS: flagsReserved, RAX: pkruInit, RBX: secret}
 	if err := s.vm.vcpu.SetRegs(&regs); err != nil {
-		return kvmError(err)
+		return err
 	}
 	if errno := runProbe(s.vm.vcpu); errno != 0 {
 		return s.vm.runError(s.vm.vcpu, errno)
@@ -143,10 +133,7 @@ func (s *sealed) enableKeys(maps, keyed []mapping) error {
 	case f.vector != vecPF || f.code != want || f.sregs.CR2 != secret:
 		return noKeys(fmt.Sprintf("a read that a key forbids ended with vector %d, error code %#x", f.vector, f.code))
 	}
-	if err := s.vm.vcpu.SetSregs(&s.userSregs); err != nil {
-		return kvmError(err)
-	}
-	return nil
+	return s.vm.vcpu.SetSregs(&s.userSregs)
 }
 
 // warnLiftable tells of a WRPKRU in execute-only text: with it the guest can

@@ -26,13 +26,13 @@ func TestKeysGuest(t *testing.T) {
 	path := filepath.Join(sampleGuests(t), "keys.hvt")
 	for _, tt := range []struct {
 		arg      string
-		kind     FaultKind // -1: none
+		kind     FaultKind // "": none
 		code     uint64
 		message  string
 		execOnly bool
 	}{
-		{"", -1, 0, "", false},
-		{"", -1, 0, "", true},
+		{"", "", 0, "", false},
+		{"", "", 0, "", true},
 		{"bypass", FaultTranslation, codePresent | codeUser | codeKey, ", protection key 1, rip=", false},
 		{"bypass-write", FaultTranslation, codePresent | codeUser | codeWrite | codeKey, ", protection key 1, rip=", false},
 		{"bypass-hypercall", FaultPointer, 0, "no read permission there", false},
@@ -47,7 +47,7 @@ func TestKeysGuest(t *testing.T) {
 		if !strings.HasPrefix(out.String(), "keys: mac(42)=0x") || strings.Contains(out.String(), "NOT CAUGHT") {
 			t.Errorf("keys %s: output = %q; want the gate to work and the bypass to be caught", tt.arg, out.String())
 		}
-		if tt.kind == -1 {
+		if tt.kind == "" {
 			if err != nil || res.Status != 0 || vm.Traps() != 0 {
 				t.Errorf("keys: Run() = %+v, %v, %d traps; want status 0 without any", res, err, vm.Traps())
 			}

@@ -1,12 +1,14 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -38,12 +40,9 @@ type pc struct {
 	ports devices.PortBus
 
 	uart    *devices.UART
-	cmos    *devices.CMOS
-	power   *devices.Power
 	uartIRQ *hostio.Event
 	room    *hostio.Event // the UART has room for input
 	input   *os.File      // what the console reads; nil = nothing
-	hvc     bool          // the console with the input is virtio's
 	virtio  []virtioSlot
 
 	used       atomic.Bool   // the guest has touched a port or a device
@@ -65,119 +64,76 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		return err
 	}
 	lowMem := min(cfg.Memory, uint64(pcHole))
-	if err := img.FitPC(lowMem); err != nil {
+	err := img.FitPC(lowMem)
+	if err != nil {
 		return err
 	}
-	layout := &pcLayout{}
-	var rd *initrd
-	var err error
+	rd := &initrd{}
 	if cfg.Initrd != "" {
 		if rd, err = openInitrd(cfg.Initrd, img, lowMem); err != nil {
 			return err
 		}
 		defer rd.file.Close()
-		layout.initrd, layout.initrdSize = uint64(rd.at), rd.size
 	}
 	vm.timer.Record(MarkKernel)
 
-	if vm.wake, err = hostio.NewEvent(); err != nil {
-		return &HostError{What: "wake-up event", Err: err}
-	}
 	vm.pc = &pc{}
 	if err := vm.attachPC(); err != nil {
 		return err
 	}
-	if layout.cmdline, err = cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax); err != nil {
+	cmdline, err := cfg.pcCommandLine(vm.pc.commandLine(), img.Linux.CmdlineMax)
+	if err != nil {
 		return err
 	}
-	vm.timer.Record(MarkDevices)
-
-	if kvmErr != nil {
-		return kvmErr
-	}
-	if _, err := vm.createVM(func() (*memory.Memory, error) { return memory.NewWithHole(cfg.Memory, pcHole, pcHoleEnd) }); err != nil {
+	if _, err := vm.createVM(img, kvmErr); err != nil {
 		return err
 	}
-	vm.timer.Record(MarkMemory)
-
 	if !cfg.emulatedRing0 {
 		if err := checkRing0(vm.vcpu, vm.mem); err != nil {
 			return err
 		}
 	}
-	layout.mem = vm.mem
-	if err := img.Load(vm.mem); err != nil {
-		return err
-	}
-	if rd != nil {
-		if err := rd.load(vm.mem); err != nil {
-			return err
-		}
-	}
-	if err := layout.put(pcCmdline, []byte(layout.cmdline+"\x00")); err != nil {
-		return err
-	}
-	if err := layout.put(mpTableAddr, mpTable(cfg.CPUs)); err != nil {
-		return err
-	}
-	if err := layout.put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())); err != nil {
-		return err
-	}
+	boot := vm.bootLinux
 	if img.Kind == loader.KindPVH {
-		err = layout.bootPVH(vm.vcpu, img)
-	} else {
-		err = layout.bootLinux(vm.vcpu, img)
+		boot = vm.bootPVH
 	}
-	if err != nil {
-		return err
-	}
+	// The first error counts. The steps after it do no harm: nothing runs yet.
+	err = cmp.Or(
+		rd.load(vm.mem),
+		vm.mem.Put(pcCmdline, []byte(cmdline+"\x00")),
+		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
+		boot(img, cmdline, rd))
 	vm.view = memory.NewView(vm.mem)
 	for _, r := range vm.mem.Ranges() {
-		if err := vm.view.Grant(r.Start, r.End, memory.ReadWrite); err != nil {
-			return err
-		}
+		err = cmp.Or(err, vm.view.Grant(r.Start, r.End, memory.ReadWrite))
 	}
-	if err := vm.wirePC(); err != nil {
-		return err
-	}
+	err = cmp.Or(err, vm.wirePC())
 	vm.timer.Record(MarkLoad)
-	return nil
+	return err
 }
 
 // wirePC gives ports, addresses and interrupt lines to the devices.
 func (vm *VM) wirePC() error {
 	p := vm.pc
-	for _, d := range []struct {
-		first, last uint16
-		dev         devices.PortDevice
-	}{
-		{devices.COM1, devices.COM1 + 7, p.uart},
-		{devices.CMOSPort, devices.CMOSPort + 1, p.cmos},
-		{devices.MarkPort, devices.MarkPort, vm.timer},
-	} {
-		if err := p.ports.Add(d.first, d.last, d.dev); err != nil {
-			return err
-		}
-	}
+	err := cmp.Or(
+		p.ports.Add(devices.COM1, devices.COM1+7, p.uart),
+		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, devices.NewCMOS(time.Now)),
+		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer),
+		vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ))
+	power := devices.NewPower()
 	for _, r := range devices.PowerPorts {
-		if err := p.ports.Add(r[0], r[1], p.power); err != nil {
-			return err
-		}
-	}
-	if err := vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ); err != nil {
-		return kvmError(err)
+		err = cmp.Or(err, p.ports.Add(r[0], r[1], power))
 	}
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, func(err error) { vm.log.Error(s.name+": the guest's driver broke the rules", "error", err) })
-		if err := vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]); err != nil {
-			return kvmError(err)
-		}
-		if err := vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4); err != nil {
-			return kvmError(err)
-		}
+		failures := new(uint64)
+		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		err = cmp.Or(err,
+			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
+			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4))
 	}
-	return nil
+	return err
 }
 
 func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }
@@ -238,23 +194,40 @@ func fill(b []byte, v byte) {
 	}
 }
 
-// start runs the devices' goroutines; the function that it returns ends them and
-// waits until they have.
-func (vm *VM) startPC() (stop func()) {
-	var wg sync.WaitGroup
+// runPC runs the devices and all vCPUs. The first vCPU that ends decides how the
+// VM has ended, and stops the others.
+func (vm *VM) runPC() (res Result, err error) {
 	p := vm.pc
+	var devs, vcpus sync.WaitGroup
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		wg.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
+		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
 	}
-	if p.input != nil && !p.hvc {
-		wg.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
+	if p.input != nil && !vm.cfg.virtioConsole() {
+		devs.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
 	}
-	return func() {
+	defer func() {
 		vm.wake.Signal()
-		wg.Wait()
+		devs.Wait()
+	}()
+	var once sync.Once
+	run := func(v *kvm.VCPU) {
+		r, e := vm.runVCPU(v)
+		once.Do(func() {
+			res, err = r, e
+			vm.stop(errOtherVCPU)
+		})
 	}
+	for _, v := range vm.vcpus[1:] {
+		vcpus.Go(func() { run(v) })
+	}
+	run(vm.vcpu)
+	vcpus.Wait()
+	return res, err
 }
+
+// errOtherVCPU stops the vCPUs of a VM that one of them has ended.
+var errOtherVCPU = errors.New("another vCPU has ended the VM")
 
 // topology gives the CPUID table the identity of vCPU id of n, all cores of one
 // package (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
@@ -314,10 +287,10 @@ func checkRing0(v *kvm.VCPU, mem *memory.Memory) error {
 	defer clear(b)
 	sregs, err := v.Sregs()
 	if err != nil {
-		return kvmError(err)
+		return err
 	}
 	sregs.CS.Base, sregs.CS.Selector = 0, 0
-	if err := setRegisters(v, &sregs, &kvm.Regs{RIP: at, RFLAGS: 2}); err != nil {
+	if err := v.SetAll(&kvm.Regs{RIP: at, RFLAGS: 2}, &sregs); err != nil {
 		return err
 	}
 	if errno := runProbe(v); errno != 0 || v.Reason() != kvm.ExitIO {

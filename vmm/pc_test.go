@@ -169,7 +169,7 @@ func TestPCOpenBus(t *testing.T) {
 	g.print(0x180000, 12)
 	g.poweroff()
 	cfg := g.pcConfig()
-	cfg.RNG = true
+	cfg.Virtio = []VirtioDevice{rngDevice}
 	var console bytes.Buffer
 	cfg.Console = &console
 	testutil.RequireKVM(t)
@@ -238,7 +238,7 @@ func TestPCClose(t *testing.T) {
 	var g pcGuest
 	g.emit(0xfa, 0xf4) // cli; hlt
 	cfg := g.pcConfig()
-	cfg.CPUs, cfg.RNG = 3, true
+	cfg.CPUs, cfg.Virtio = 3, []VirtioDevice{rngDevice}
 	vm, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +287,9 @@ func TestPCConfig(t *testing.T) {
 		{func(c *Config) { c.Disks = []Disk{{Path: empty}} }, "at least one block"},
 		{func(c *Config) { c.Disks = []Disk{{Path: large, BlockSize: 4096}} }, "blocks of 512 bytes"},
 		{func(c *Config) { c.Disks = []Disk{{Path: large, Name: strings.Repeat("n", 21)}} }, "at most 20 bytes"},
-		{func(c *Config) { c.Vsock = dir + "/none/sock" }, "vsock"},
+		{func(c *Config) { c.Virtio = []VirtioDevice{vsockDevice(dir + "/none/sock")} }, "vsock: socket "},
+		{func(c *Config) { c.Virtio = make([]VirtioDevice, 18) }, "18 virtio devices: a PC has at most 17"},
+		{func(c *Config) { c.Cmdline, c.Virtio = "console=hvc0", make([]VirtioDevice, 17) }, "18 virtio devices"},
 	} {
 		cfg := g.pcConfig()
 		c.change(&cfg)

@@ -1,18 +1,10 @@
 package vmm
 
 import (
-	"errors"
-
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
-)
-
-// What execute says of an instruction that it does not carry out.
-var (
-	errRefused = errors.New("refused")
-	errHalt    = errors.New("halted")
 )
 
 // privileged carries out the instruction that a #GP stopped at, if it is one of
@@ -34,25 +26,25 @@ func (s *sealed) privileged(f *trapFrame) error {
 	}
 	next := *f
 	next.rip += uint64(in.len)
-	switch s.execute(&in, &next) {
-	case nil:
-	case errHalt:
+	switch {
+	case in.kind == opHLT:
 		return s.fault(f, FaultHLT, noAddr)
-	default:
+	case !s.execute(&in, &next):
 		return s.fault(f, FaultPrivileged, noAddr)
 	}
 	*f = next
 	return nil
 }
 
-// execute has the effect of in. f is where the guest goes on.
-func (s *sealed) execute(in *insn, f *trapFrame) error {
+// execute has the effect of in, or says that the monitor does not carry it out. f is
+// where the guest goes on.
+func (s *sealed) execute(in *insn, f *trapFrame) bool {
 	regs, sregs := f.regs, f.sregs
 	switch in.kind {
 	case opWRMSR:
 		value := regs.RDX<<32 | regs.RAX&0xffffffff
 		if !canonical(value) {
-			return errRefused
+			return false
 		}
 		switch uint32(regs.RCX) {
 		case msrFSBase:
@@ -60,13 +52,12 @@ func (s *sealed) execute(in *insn, f *trapFrame) error {
 		case msrGSBase:
 			sregs.GS.Base = value
 		default:
-			return errRefused
+			return false
 		}
-		return nil
 	case opLGDT, opLIDT:
-		b, err := s.view().Readable(in.address(f), 10)
-		if err != nil {
-			return errRefused
+		b := s.load(in, f, 10)
+		if b == nil {
+			return false
 		}
 		t := kvm.DTable{Limit: le.Uint16(b), Base: le.Uint64(b[2:])}
 		if in.kind == opLGDT {
@@ -74,92 +65,85 @@ func (s *sealed) execute(in *insn, f *trapFrame) error {
 		} else {
 			s.idt = t
 		}
-		return nil
 	case opLTR, opMovSeg:
 		return s.loadSelector(in, f)
 	case opMovCR2:
 		*f.register(in.rm) = s.cr2
-		return nil
 	case opRETF, opIRET:
 		n := uint64(16) // rip, cs; an IRET also rflags, rsp, ss
 		if in.kind == opIRET {
 			n = 40
 		}
-		b, err := s.view().Readable(memory.Addr(f.rsp), n)
+		b, err := s.vm.view.Readable(memory.Addr(f.rsp), n)
 		if err != nil || le.Uint64(b[8:]) != abiCode {
-			return errRefused
+			return false
 		}
 		rip, rsp := le.Uint64(b), f.rsp+n
 		if in.kind == opIRET {
 			if ss := le.Uint64(b[32:]); ss != abiData && ss != 0 {
-				return errRefused
+				return false
 			}
 			f.rflags, rsp = guestFlags(le.Uint64(b[16:])), le.Uint64(b[24:])
 		}
 		if !canonical(rip) {
-			return errRefused
+			return false
 		}
 		f.rip, f.rsp = rip, rsp
-		return nil
-	case opCLI, opSTI:
-		return nil // there are no interrupts
-	case opHLT:
-		return errHalt
-	case opRefused:
-		return errRefused
+	case opCLI, opSTI: // there are no interrupts
+	case opSGDT:
+		return s.store(in, f, le.AppendUint64(le.AppendUint16(nil, s.gdt.Limit), s.gdt.Base))
+	case opSIDT:
+		return s.store(in, f, le.AppendUint64(le.AppendUint16(nil, s.idt.Limit), s.idt.Base))
+	case opSTR:
+		return s.store(in, f, le.AppendUint16(nil, s.tr))
+	case opSLDT: // there is none
+		return s.store(in, f, make([]byte, 2))
+	case opSMSW:
+		return s.store(in, f, le.AppendUint16(nil, ring0CR0&0xffff))
+	default:
+		return false
 	}
-	return s.storeSystem(in, f)
+	return true
 }
 
-// storeSystem is SGDT, SIDT, STR, SLDT and SMSW, answered with what the guest
-// believes.
-func (s *sealed) storeSystem(in *insn, f *trapFrame) error {
-	var value []byte
-	switch in.kind {
-	case opSGDT:
-		value = le.AppendUint64(le.AppendUint16(nil, s.gdt.Limit), s.gdt.Base)
-	case opSIDT:
-		value = le.AppendUint64(le.AppendUint16(nil, s.idt.Limit), s.idt.Base)
-	case opSTR:
-		value = le.AppendUint16(nil, s.tr)
-	case opSMSW:
-		value = le.AppendUint16(nil, ring0CR0&0xffff)
-	default: // SLDT: there is none
-		value = make([]byte, 2)
+// load returns the n bytes, 16 at the most, of a memory operand, or a register, of
+// which the low bytes count; nil where the guest may not read them.
+func (s *sealed) load(in *insn, f *trapFrame, n uint64) []byte {
+	if !in.mem {
+		return le64s(*f.register(in.rm), 0)[:n]
 	}
+	b, _ := s.vm.view.Readable(in.address(f), n)
+	return b
+}
+
+// store gives the guest what it believes a register of the processor's to hold.
+func (s *sealed) store(in *insn, f *trapFrame, value []byte) bool {
 	if !in.mem {
 		*f.register(in.rm) = uint64(le.Uint16(value))
-		return nil
+		return true
 	}
-	b, err := s.view().Writable(in.address(f), uint64(len(value)))
+	b, err := s.vm.view.Writable(in.address(f), uint64(len(value)))
 	if err != nil {
-		return errRefused
+		return false
 	}
 	copy(b, value)
-	return nil
+	return true
 }
-
-func (s *sealed) view() *memory.View { return s.vm.view }
 
 // loadSelector is LTR and MOV to a segment register. The processor keeps the
 // sealed ones; what the guest asks for has to be what they stand for.
-func (s *sealed) loadSelector(in *insn, f *trapFrame) error {
-	var sel uint16
-	if in.mem {
-		b, err := s.view().Readable(in.address(f), 2)
-		if err != nil {
-			return errRefused
-		}
-		sel = le.Uint16(b)
-	} else {
-		sel = uint16(*f.register(in.rm))
+func (s *sealed) loadSelector(in *insn, f *trapFrame) bool {
+	b := s.load(in, f, 2)
+	if b == nil {
+		return false
 	}
+	sel := le.Uint16(b)
 	if in.kind == opLTR {
 		return s.loadTR(sel)
 	}
 	const es, ss, ds, fs, gs = 0, 2, 3, 4, 5
 	if sel != abiData && (sel != 0 || in.ext == ss) {
-		return errRefused
+		return false
 	}
 	switch in.ext {
 	case es, ss, ds:
@@ -168,9 +152,9 @@ func (s *sealed) loadSelector(in *insn, f *trapFrame) error {
 	case gs:
 		f.sregs.GS.Base = 0
 	default:
-		return errRefused
+		return false
 	}
-	return nil
+	return true
 }
 
 // address is where a memory operand lies. f.rip is the end of the instruction.
@@ -201,9 +185,8 @@ func (f *trapFrame) register(n uint8) *uint64 {
 // portAccess recognises IN, OUT, INS and OUTS: the I/O bitmap refused the port.
 func portAccess(code []byte, regs *kvm.Regs) (*devices.PortError, bool) {
 	p := &devices.PortError{Port: uint16(regs.RDX), Size: 4, Count: 1}
-	i := 0
-	for i < len(code) {
-		switch b := code[i]; {
+	for i, b := range code {
+		switch {
 		case b == 0x66:
 			p.Size = 2
 		case b == 0xf2 || b == 0xf3:
@@ -226,7 +209,6 @@ func portAccess(code []byte, regs *kvm.Regs) (*devices.PortError, bool) {
 			}
 			return p, true
 		}
-		i++
 	}
 	return nil, false
 }

@@ -1,13 +1,189 @@
 package vmm
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 )
+
+// State is where a VM is in its life.
+type State int
+
+// The states of a VM.
+const (
+	Created State = iota // built, has not run
+	Running              // inside Run
+	Stopped              // Run has returned; it cannot run again
+	Closed               // all resources are released
+)
+
+func (s State) String() string {
+	return [...]string{"created", "running", "stopped", "closed"}[s]
+}
+
+// StateError is a call that does not fit the VM's state.
+type StateError struct {
+	From, To State
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("a VM that is %v cannot become %v", e.From, e.To)
+}
+
+// State returns the present state.
+func (vm *VM) State() State {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.state
+}
+
+// move changes the state. A VM goes through them in order, but one that has not run
+// may be closed. vm.mu is held.
+func (vm *VM) move(to State) error {
+	if to == vm.state+1 || vm.state == Created && to == Closed {
+		vm.state = to
+		return nil
+	}
+	return &StateError{vm.state, to}
+}
+
+// Result is how a guest ended that ended by itself.
+type Result struct {
+	Status int                // the status that the guest gave, all 32 bits
+	Trap   *TrapFrame         // where the guest trapped, if it says so
+	Stop   devices.StopReason // how a PC ended
+}
+
+// Run runs the guest on the calling goroutine until it halts, breaks, or ctx
+// is done; a guest that never exits is interrupted for that. It can be called
+// once. The error is nil if the guest halted by itself, a *GuestError if it
+// did what it must not, and the cause of ctx if that ended it.
+func (vm *VM) Run(ctx context.Context) (Result, error) {
+	vm.mu.Lock()
+	err := vm.move(Running)
+	vm.mu.Unlock()
+	if err != nil {
+		return Result{}, err
+	}
+	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
+	// Deferred, because the caller's console may panic: Close waits for done.
+	defer func() {
+		unwatch()
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		close(vm.done)
+		vm.move(Stopped)
+	}()
+	vm.timer.Record(MarkEntry)
+	defer vm.timer.Record(MarkExit)
+	if vm.pc != nil {
+		return vm.runPC()
+	}
+	return vm.runVCPU(vm.vcpu)
+}
+
+// runVCPU is the life of a vCPU on the calling goroutine. KVM wants one vCPU to
+// stay on one thread, and Kick needs to know which.
+func (vm *VM) runVCPU(v *kvm.VCPU) (Result, error) {
+	runtime.LockOSThread()
+	slack := setTimerSlack(vcpuTimerSlack)
+	v.Bind()
+	defer func() {
+		v.Unbind()
+		setTimerSlack(slack)
+		runtime.UnlockOSThread()
+	}()
+	return vm.loop(v)
+}
+
+// Traps is the number of exceptions that a sealed guest has taken to the
+// monitor: privileged instructions, and faults. Call it when Run has returned.
+func (vm *VM) Traps() uint64 {
+	if vm.sealed == nil {
+		return 0
+	}
+	return vm.sealed.traps
+}
+
+// Unanswered is how often a PC's guest has touched a port or an address where
+// nothing is. It may be called from any goroutine.
+func (vm *VM) Unanswered() uint64 {
+	if vm.pc == nil {
+		return 0
+	}
+	return vm.pc.unanswered.Load()
+}
+
+// stop ends Run with cause. The first cause wins. It may be called from any
+// goroutine, before and after Run.
+func (vm *VM) stop(cause error) {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.state == Closed {
+		return
+	}
+	if vm.stopCause == nil {
+		vm.stopCause = cause
+	}
+	// The flag comes before the signals: whoever is woken finds it. The vCPU
+	// comes before the event: a guest whose POLL it cuts short must not go on.
+	for _, v := range vm.vcpus {
+		v.Kick()
+	}
+	vm.wake.Signal()
+}
+
+// stopped returns the cause of stop, or nil.
+func (vm *VM) stopped() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.stopCause
+}
+
+// ErrClosed is what Run returns when Close ended it.
+var ErrClosed = errors.New("VM closed")
+
+// Close stops the guest if it runs and releases the vCPU, the memory and the
+// devices; when it returns, they are gone. It may be called from any
+// goroutine but the one inside Run, and more than once.
+func (vm *VM) Close() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	for vm.state == Running {
+		vm.mu.Unlock()
+		vm.stop(ErrClosed)
+		<-vm.done
+		vm.mu.Lock()
+	}
+	if vm.state == Closed {
+		return nil
+	}
+	vm.state = Closed
+	return vm.release()
+}
+
+// vcpuTimerSlack is how late the kernel may wake the vCPU's thread, in ns: its
+// own default. A program may have chosen more for its other threads.
+const vcpuTimerSlack = 50_000
+
+// setTimerSlack changes the calling thread's timer slack and returns what it
+// was, for the caller to put back. The guest's POLL depends on it.
+func setTimerSlack(ns uintptr) (old uintptr) {
+	if n, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err == nil {
+		old = uintptr(n)
+	}
+	// It cannot fail: any thread may choose any slack but 0 for itself.
+	unix.Prctl(unix.PR_SET_TIMERSLACK, ns, 0, 0, 0)
+	return old
+}
 
 // loop runs the vCPU until the guest ends. It is the hot path: exit, bus,
 // device, and back, without an allocation.
@@ -27,17 +203,13 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			continue
 		}
 		if err := vm.exit(v); err != nil {
-			var (
-				h *hypercall.Halt
-				p *devices.Stop
-			)
-			switch {
-			case errors.As(err, &h):
-				return Result{Status: int(h.Status), Trap: h.Frame}, nil
-			case errors.As(err, &p):
-				return Result{Status: p.Status, Stop: p.Reason}, nil
+			switch e := err.(type) {
+			case *hypercall.Halt:
+				return Result{Status: int(e.Status), Trap: e.Frame}, nil
+			case *devices.Stop:
+				return Result{Status: e.Status, Stop: e.Reason}, nil
 			}
-			return Result{}, err
+			return Result{}, hostError(err)
 		}
 	}
 }
@@ -54,18 +226,20 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		case vm.sealed != nil && io.Port < sealedVectors:
 			return vm.sealed.trap(io.Port)
 		}
-		if err := access(&vm.ports, &io); err != nil {
-			return vm.portFault(v, err)
-		}
-		return nil
+		return vm.portFault(v, access(&vm.ports, &io))
 	case kvm.ExitMMIO:
+		m, kind := v.MMIO(), FaultMMIO
 		if vm.pc != nil {
-			vm.pc.mmio(v.MMIO())
+			vm.pc.mmio(m)
 			return nil
 		}
-		return vm.mmioFault(v)
+		if m.Addr < vm.mem.Size() { // a write to protected memory, as page-table KVM reports it
+			kind = FaultTranslation
+		}
+		return vm.fault(v, &GuestError{Kind: kind, Addr: m.Addr})
 	case kvm.ExitInternalError:
-		return vm.internalFault(v)
+		suberror, insn := v.InternalError()
+		return vm.fault(v, &GuestError{Kind: FaultInternal, Code: uint64(suberror), Insn: insn})
 	case kvm.ExitFailEntry:
 		return vm.fault(v, &GuestError{Kind: FaultEntry, Code: v.FailEntry()})
 	case kvm.ExitShutdown:

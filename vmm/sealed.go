@@ -2,6 +2,8 @@ package vmm
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/memory"
@@ -72,9 +74,13 @@ func (f *trapFrame) pushesCode() bool { return uint64(hasErrorCode)>>f.vector&1 
 func newSealed(vm *VM, cr4 uint64) *sealed {
 	code := kvm.Segment{Limit: 0xffffffff, Selector: selUserCode, Type: 11, Present: 1, S: 1, L: 1, G: 1, DPL: 3}
 	data := kvm.Segment{Limit: 0xffffffff, Selector: selUserData, Type: 3, Present: 1, S: 1, DB: 1, G: 1, DPL: 3}
+	tss := kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: 11, Present: 1} // busy, as every processor wants it
+	if vm.cfg.TSSAvailable {
+		tss.Type = 9
+	}
 	return &sealed{vm: vm, userSregs: kvm.Sregs{
 		CS: code, SS: data, DS: data, ES: data, FS: data, GS: data,
-		TR:  kvm.Segment{Base: uint64(sealedTSS), Limit: sealedTSSSize - 1, Selector: selTSS, Type: vm.cfg.tssType(), Present: 1},
+		TR:  tss,
 		LDT: kvm.Segment{Unusable: 1},
 		GDT: kvm.DTable{Base: uint64(gpaGDT), Limit: 6*8 - 1},
 		IDT: kvm.DTable{Base: uint64(sealedIDT), Limit: 256*16 - 1},
@@ -111,7 +117,8 @@ func (s *sealed) trap(vector uint16) error {
 	if err != nil {
 		return err
 	}
-	return s.resume(f)
+	s.resume(f)
+	return nil
 }
 
 // frame reads the exception frame and checks that it is one that the processor
@@ -119,7 +126,7 @@ func (s *sealed) trap(vector uint16) error {
 func (s *sealed) frame(vector uint16) (*trapFrame, error) {
 	regs, sregs, err := s.vm.vcpu.State()
 	if err != nil {
-		return nil, kvmError(err)
+		return nil, err
 	}
 	f := &trapFrame{vector: uint64(vector), regs: regs, sregs: sregs}
 	size := uint64(5 * 8)
@@ -144,15 +151,12 @@ func (s *sealed) frame(vector uint16) (*trapFrame, error) {
 }
 
 // resume continues the guest in ring 3 where f says.
-func (s *sealed) resume(f *trapFrame) error {
+func (s *sealed) resume(f *trapFrame) {
 	regs, sregs := f.regs, f.sregs
 	sregs.CS, sregs.SS = s.userSregs.CS, s.userSregs.SS
 	sregs.TR = s.userSregs.TR // KVM on SVM calls it busy whatever it is
 	regs.RIP, regs.RSP, regs.RFLAGS = f.rip, f.rsp, guestFlags(f.rflags)
-	if err := s.vm.vcpu.SetState(); err != nil {
-		return kvmError(err)
-	}
-	return nil
+	s.vm.vcpu.SetState()
 }
 
 // Bits of a page fault's error code.
@@ -192,7 +196,7 @@ func (s *sealed) deliver(f *trapFrame) error {
 // section 8.9.3): gate from the guest's IDT, stack from its TSS if the gate names
 // one, frame on that stack.
 func (s *sealed) enter(f *trapFrame) bool {
-	view := s.view()
+	view := s.vm.view
 	offset := f.vector * 16
 	gate, err := view.Readable(memory.Addr(s.idt.Base+offset), 16)
 	if err != nil || s.idt.Base == 0 || offset+15 > uint64(s.idt.Limit) {
@@ -243,21 +247,21 @@ func (s *sealed) codeFor(f *trapFrame) uint64 {
 	return f.code &^ (pfUser | pfFetch)
 }
 
-// loadTR is LTR: it reads the descriptor, as the processor does, once.
-func (s *sealed) loadTR(sel uint16) error {
+// loadTR is LTR, as execute: it reads the descriptor, as the processor does, once.
+func (s *sealed) loadTR(sel uint16) bool {
 	offset := uint64(sel &^ 7)
-	b, err := s.view().Readable(memory.Addr(s.gdt.Base+offset), 16)
+	b, err := s.vm.view.Readable(memory.Addr(s.gdt.Base+offset), 16)
 	if err != nil || offset == 0 || offset+15 > uint64(s.gdt.Limit) {
-		return errRefused
+		return false
 	}
 	const availableTSS = 0x89
 	low, high := le.Uint64(b), le.Uint64(b[8:])
 	if low>>40&0x9f != availableTSS {
-		return errRefused
+		return false
 	}
 	s.tr = sel
 	s.tss = kvm.DTable{Base: low>>16&0xffffff | low>>56<<24 | high<<32, Limit: uint16(min(low&0xffff|low>>32&0xf0000, 0xffff))}
-	return nil
+	return true
 }
 
 func canonical(a uint64) bool { return uint64(int64(a)<<16>>16) == a }
@@ -274,4 +278,39 @@ func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) *GuestError {
 	}
 	e.Regs.RIP, e.Regs.RSP, e.Regs.RFLAGS = f.rip, f.rsp, f.rflags
 	return e
+}
+
+// saved is what is saved of a sealed guest, little-endian and without padding.
+// Registers and memory are saved with the vCPU.
+func (s *sealed) saved() []any {
+	return []any{&s.gdt.Base, &s.idt.Base, &s.tss.Base, &s.gdt.Limit, &s.idt.Limit, &s.tss.Limit, &s.tr, &s.cr2, &s.traps}
+}
+
+// savedSize is their size, in bytes.
+const savedSize = 3*8 + 4*2 + 2*8
+
+// SaveState returns what the guest believes of its processor.
+func (s *sealed) SaveState() (b []byte, err error) {
+	for _, p := range s.saved() {
+		if b, err = binary.Append(b, le, p); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// LoadState takes a saved state back. The addresses in it are as little trusted
+// as when the guest gave them.
+func (s *sealed) LoadState(b []byte) error {
+	if len(b) != savedSize {
+		return fmt.Errorf("sealed guest: saved state has %d bytes, need %d", len(b), savedSize)
+	}
+	for _, p := range s.saved() {
+		n, err := binary.Decode(b, le, p)
+		if err != nil {
+			return fmt.Errorf("sealed guest: saved state: %w", err)
+		}
+		b = b[n:]
+	}
+	return nil
 }

@@ -1,9 +1,12 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -38,7 +41,7 @@ type VM struct {
 	keyed  []mapping      // sealed: memory with a protection key
 
 	ports devices.PortBus
-	// closers are the attached host devices, in the order of attachment.
+	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
 
 	done chan struct{} // closed when Run returns
@@ -74,7 +77,7 @@ func New(cfg Config) (*VM, error) {
 	}
 	if err := vm.build(); err != nil {
 		vm.release()
-		return nil, err
+		return nil, hostError(err)
 	}
 	return vm, nil
 }
@@ -91,6 +94,9 @@ func (vm *VM) build() error {
 		return err
 	}
 	defer img.Close()
+	if vm.wake, err = vm.newEvent("wake-up event"); err != nil {
+		return err
+	}
 	if img.Kind != loader.KindHVT {
 		return vm.buildPC(img, kvmErr)
 	}
@@ -110,39 +116,25 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err := vm.agree(img); err != nil {
 		return err
 	}
-	cmdline, err := hvtCommandLine(cfg.Args)
-	if err != nil {
+	cmdline := strings.Join(cfg.Args, " ") // as Solo5's tender does: empty ones leave consecutive spaces
+	if err := checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1); err != nil {
 		return err
 	}
 	vm.timer.Record(MarkKernel)
 
-	if vm.wake, err = hostio.NewEvent(); err != nil {
-		return &HostError{What: "wake-up event", Err: err}
-	}
 	table, err := vm.attach(img.Manifest)
 	if err != nil {
 		return err
 	}
-	vm.timer.Record(MarkDevices)
-
-	if kvmErr != nil {
-		return kvmErr
-	}
-	cpuid, err := vm.createVM(vm.hvtMemory)
+	cpuid, err := vm.createVM(img, kvmErr)
 	if err != nil {
-		return err
-	}
-	vm.timer.Record(MarkMemory)
-
-	if err := img.Load(vm.mem); err != nil {
 		return err
 	}
 	tscKHz, err := vm.vcpu.TSCKHz()
 	if err != nil {
 		return tscError(err)
 	}
-	info := hvtBootInfo{MemSize: cfg.Memory, KernelEnd: uint64(kernelEnd), TSCHz: tscKHz * 1000}
-	if err := writeBootInfo(vm.mem, info, img.Manifest, cmdline); err != nil {
+	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img.Manifest, cmdline); err != nil {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
@@ -153,24 +145,16 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	} else {
 		err = vm.bootRing0(img.Entry)
 	}
-	if err != nil {
-		return err
-	}
-	if err := protectSegments(vm.mem, img); err != nil {
-		return err
-	}
-
 	table.View = vm.view
-	if err := vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)); err != nil {
-		return err
-	}
+	// The first error counts. The steps after it do no harm: nothing runs yet.
+	err = cmp.Or(err,
+		protectSegments(vm.mem, img),
+		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)))
 	if !cfg.NoMarks {
-		if err := vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer); err != nil {
-			return err
-		}
+		err = cmp.Or(err, vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer))
 	}
 	vm.timer.Record(MarkLoad)
-	return nil
+	return err
 }
 
 func openKernel(cfg *Config) (*loader.Image, error) {
@@ -181,82 +165,71 @@ func openKernel(cfg *Config) (*loader.Image, error) {
 }
 
 func (vm *VM) openKVM() (err error) {
-	path := vm.cfg.KVM
-	if path == "" {
-		path = "/dev/kvm"
+	if vm.sys, err = kvm.Open(cmp.Or(vm.cfg.KVM, "/dev/kvm")); err != nil {
+		return err
 	}
-	if vm.sys, err = kvm.Open(path); err != nil {
-		return kvmOpenError(path, err)
-	}
+	vm.closers = append(vm.closers, vm.sys)
 	vm.timer.Record(MarkKVM)
 	return nil
 }
 
-// createVM makes the KVM side: VM, vCPUs that can do what KVM supports on this
-// host, and memory.
-func (vm *VM) createVM(newMemory func() (*memory.Memory, error)) (cpuid *kvm.CPUID, err error) {
-	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
-		return nil, kvmError(err)
+// createVM comes when the devices are attached: it makes memory and the KVM side, VM,
+// and vCPUs that can do what KVM supports on this host. Then it loads the kernel.
+func (vm *VM) createVM(img *loader.Image, kvmErr error) (cpuid *kvm.CPUID, err error) {
+	vm.timer.Record(MarkDevices)
+	if kvmErr != nil {
+		return nil, kvmErr
 	}
+	if vm.pc != nil {
+		vm.mem, err = memory.NewWithHole(vm.cfg.Memory, pcHole, pcHoleEnd)
+	} else {
+		vm.mem, err = memory.New(vm.cfg.Memory)
+	}
+	if err != nil {
+		return nil, &HostError{What: "memory", Err: err}
+	}
+	vm.closers = slices.Insert(vm.closers, 0, io.Closer(vm.mem)) // goes last: devices may work on it
+	if vm.kvm, err = vm.sys.CreateVM(); err != nil {
+		return nil, err
+	}
+	vm.closers = append(vm.closers, vm.kvm)
 	vm.timer.Record(MarkVM)
 	if vm.pc != nil {
 		if err := vm.kvm.CreatePC(); err != nil {
-			return nil, kvmError(err)
-		}
-	}
-	for id := range max(vm.cfg.CPUs, 1) {
-		v, err := vm.kvm.CreateVCPU(id)
-		if err != nil {
-			return nil, kvmError(err)
-		}
-		vm.vcpus = append(vm.vcpus, v)
-	}
-	vm.vcpu = vm.vcpus[0]
-	if vm.mem, err = newMemory(); err != nil {
-		return nil, &HostError{What: "memory", Err: err}
-	}
-	for slot, r := range vm.mem.Ranges() {
-		if err := vm.kvm.SetMemory(uint32(slot), uint64(r.Start), r.Host); err != nil {
-			return nil, kvmError(err)
+			return nil, err
 		}
 	}
 	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
-		return nil, kvmError(err)
+		return nil, err
 	}
-	for id, v := range vm.vcpus {
+	for id := range vm.cfg.CPUs {
+		v, err := vm.kvm.CreateVCPU(id)
+		if err != nil {
+			return nil, err
+		}
+		vm.vcpus, vm.closers = append(vm.vcpus, v), append(vm.closers, v)
 		if vm.pc != nil {
-			topology(cpuid, id, len(vm.vcpus))
+			topology(cpuid, id, vm.cfg.CPUs)
 		}
 		if err := v.SetCPUID(cpuid); err != nil {
-			return nil, kvmError(err)
+			return nil, err
 		}
 	}
-	return cpuid, nil
+	vm.vcpu = vm.vcpus[0]
+	for slot, r := range vm.mem.Ranges() {
+		err = cmp.Or(err, vm.kvm.SetMemory(uint32(slot), uint64(r.Start), r.Host))
+	}
+	vm.timer.Record(MarkMemory)
+	return cpuid, cmp.Or(err, img.Load(vm.mem))
 }
-
-// hvtMemory makes the memory of an hvt guest.
-func (vm *VM) hvtMemory() (*memory.Memory, error) { return memory.New(vm.cfg.Memory) }
 
 // release gives back whatever was acquired, in the reverse order.
 func (vm *VM) release() error {
 	var errs []error
-	shut := func(c io.Closer, have bool) {
-		if have {
-			errs = append(errs, c.Close())
-		}
-	}
-	for _, v := range vm.vcpus {
-		shut(v, true)
-	}
-	shut(vm.kvm, vm.kvm != nil)
-	shut(vm.sys, vm.sys != nil)
-	shut(vm.mem, vm.mem != nil)
-	shut(vm.tables, vm.tables != nil)
-	for i := len(vm.closers) - 1; i >= 0; i-- {
-		shut(vm.closers[i], true)
+	for _, c := range slices.Backward(vm.closers) {
+		errs = append(errs, c.Close())
 	}
 	vm.closers = nil
-	shut(vm.wake, vm.wake != nil)
 	return errors.Join(errs...)
 }
 

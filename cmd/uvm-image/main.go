@@ -181,9 +181,10 @@ func (f *flags) complete() error {
 }
 
 // fillMain serves `uvm run --image`: it writes the root file system of an image into the empty
-// file that is descriptor 3.
+// file that is descriptor 3, and with --ports the ports that the image exposes to descriptor 4.
 func fillMain(args []string) int {
 	f := newFlags("fill")
+	ports := f.Bool("ports", false, "")
 	if err := f.Parse(args); err != nil {
 		return fail(exitUsage, "%v", err)
 	}
@@ -202,7 +203,10 @@ func fillMain(args []string) int {
 	}
 	p := newProgress(f.quiet)
 	f.opts.Progress = p.show
-	err = rootfs.Fill(interruptible(), os.NewFile(3, "root"), cache, f.opts, words[2:])
+	exposed, err := rootfs.Fill(interruptible(), os.NewFile(3, "root"), cache, f.opts, words[2:])
 	p.clear()
+	if err == nil && *ports {
+		_, err = os.NewFile(4, "ports").WriteString(strings.Join(exposed, "\n"))
+	}
 	return status(err)
 }

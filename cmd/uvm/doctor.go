@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/uvm-monitor/uvm/internal/hvtelf"
+	"github.com/uvm-monitor/uvm/internal/kvmprobe"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -85,7 +86,7 @@ func checkDevice(name, path, ifMissing, ifDenied, state string) finding {
 
 // checkKVM looks what KVM offers and what it can execute in ring 0.
 func checkKVM() []finding {
-	info, err := vmm.ProbeKVM("")
+	info, err := kvmprobe.Probe("/dev/kvm")
 	if err != nil {
 		return []finding{{"KVM", stateFail, err.Error(), ""}}
 	}

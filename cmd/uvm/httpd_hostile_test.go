@@ -129,7 +129,7 @@ func testDeleted(t *testing.T, s *httpd) {
 // testFrames sends what no honest peer sends: known attacks, then good frames
 // with random changes. After each known one, and after all, the guest answers.
 func testFrames(t *testing.T, s *httpd) {
-	p := &peer{openWire(t, "tap0"), s.mac}
+	p := &peer{openEther(t, "tap0"), s.mac}
 	const syn, ack, fin, rst = 2, 16, 1, 4
 	data := func(n int) []byte { return []byte(strings.Repeat("12345678", (n+7)/8)[:n]) }
 	attacks := map[string][][]byte{
@@ -204,7 +204,7 @@ func testFrames(t *testing.T, s *httpd) {
 // resets what the guest answers, and from others that nobody has. Those stay
 // half open in the guest, up to 20 seconds; a client gets in at once all the same.
 func testFlood(t *testing.T, s *httpd) {
-	p := &peer{openWire(t, "tap0"), s.mac}
+	p := &peer{openEther(t, "tap0"), s.mac}
 	n, before := scaled(10000, 2000), s.stats().Read
 	var clients []*net.TCPConn
 	late := 0 // clients whose first SYN was not answered

@@ -12,7 +12,7 @@ import (
 
 // peer sends frames of its own making to the guest.
 type peer struct {
-	*wire
+	*ether
 	mac [6]byte
 }
 

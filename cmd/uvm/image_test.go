@@ -4,7 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/vmm"
@@ -58,7 +58,7 @@ func TestImageErrors(t *testing.T) {
 // TestUseImage looks at what becomes of a configuration.
 func TestUseImage(t *testing.T) {
 	dir := t.TempDir()
-	script := "#!/bin/sh\nprintf '%s|' \"$@\" >&3\n"
+	script := "#!/bin/sh\nprintf '%s|' \"$@\" >&3\nprintf '80/tcp\\n443/tcp' >&4\n"
 	if err := os.WriteFile(filepath.Join(dir, imageProgram), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -75,14 +75,15 @@ func TestUseImage(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", filepath.Join(dir, "data"))
 	s := settingsOf(t, "--image", "--x", "--image-tag", "t", "--env", "A=b c", "--disk", "data", "--cmdline", "quiet init=/own", "--", "--a", "b c")
 	cfg := s.vmConfig()
-	if status := s.useImage(&cfg); status >= 0 {
-		t.Fatalf("useImage = %d; want to go on", status)
+	ports, status := s.useImage(&cfg)
+	if status >= 0 || !slices.Equal(ports, []string{"80/tcp", "443/tcp"}) {
+		t.Fatalf("useImage = %q, %d; want the ports that uvm-image names, and to go on", ports, status)
 	}
 	if cfg.Kernel != kernel || cfg.Cmdline != "quiet init=/own" || len(cfg.Args) != 0 || len(cfg.Disks) != 2 || cfg.Disks[1].Path != "data" {
 		t.Errorf("useImage makes %+v; want the kernel, the root disk first, and no arguments", cfg)
 	}
 	got, err := os.ReadFile(cfg.Disks[0].Path)
-	if want := "fill|--tag|t|--env|A=b c|--|--x|--|--a|b c|"; err != nil || string(got) != want {
+	if want := "fill|--ports|--tag|t|--env|A=b c|--|--x|--|--a|b c|"; err != nil || string(got) != want {
 		t.Errorf("root disk = %q, %v; want what uvm-image wrote, %q", got, err, want)
 	}
 	// Nothing has a name that would stay behind.
@@ -91,26 +92,7 @@ func TestUseImage(t *testing.T) {
 	}
 	s.Cmdline = ""
 	cfg = vmm.Config{Cmdline: "x"}
-	if status := s.useImage(&cfg); status >= 0 || cfg.Cmdline != "x quiet init=/.uvm/init" {
+	if _, status := s.useImage(&cfg); status >= 0 || cfg.Cmdline != "x quiet init=/.uvm/init" {
 		t.Errorf("command line = %q; want init and quiet at its end", cfg.Cmdline)
-	}
-}
-
-func TestIPWords(t *testing.T) {
-	for spec, want := range map[string]string{
-		"tap0,ip=10.0.0.2/24,gw=10.0.0.1": "ip=10.0.0.2::10.0.0.1:255.255.255.0::eth1:off",
-		"tap0,ip=192.168.7.9/30":          "ip=192.168.7.9:::255.255.255.252::eth1:off",
-		"tap0,ip=10.1.2.3/32":             "ip=10.1.2.3:::255.255.255.255::eth1:off",
-		"tap0,ip=10.1.2.3/1":              "ip=10.1.2.3:::128.0.0.0::eth1:off",
-	} {
-		s := settingsOf(t, "k", "--net", "tap1", "--net", spec)
-		if got := strings.TrimSpace(s.vmConfig().Cmdline); got != want {
-			t.Errorf("--net %s gives %q; want %q", spec, got, want)
-		}
-	}
-	for _, bad := range []string{"10.0.0.2", "10.0.0.2/0", "10.0.0.2/33", "10.0.0/24", "10.0.0.0.1/24", "10.0.0.02/24", "a.b.c.d/8", "10.0.0.1/", "::1/64", "10.0.0.-1/8"} {
-		if err := new(ipNet).UnmarshalText([]byte(bad)); err == nil {
-			t.Errorf("UnmarshalText(%q) = nil; want an error", bad)
-		}
 	}
 }

@@ -55,8 +55,9 @@ type linuxInfo struct {
 type nativeInfo struct {
 	Version uint32 `json:"version"`
 	Flags   uint32 `json:"flags"`
-	Sealed  bool   `json:"sealed"` // starts without a privileged instruction
-	Keys    bool   `json:"keys"`   // its segments may have protection keys
+	Sealed  bool   `json:"sealed"`         // starts without a privileged instruction
+	Keys    bool   `json:"keys"`           // its segments may have protection keys
+	HTTP    bool   `json:"http,omitempty"` // serves HTTP on port 80
 }
 
 func (n *nativeInfo) String() string {
@@ -66,6 +67,9 @@ func (n *nativeInfo) String() string {
 	}
 	if n.Keys {
 		s += ", has protection keys"
+	}
+	if n.HTTP {
+		s += ", serves HTTP"
 	}
 	return s
 }
@@ -131,7 +135,7 @@ func inspect(img *loader.Image) *inspection {
 		in.Memory = memSize((uint64(end) + unit - 1) / unit * unit)
 	}
 	if n := img.Native; n != nil {
-		in.Native = &nativeInfo{n.Version, uint32(n.Flags), n.Flags&loader.NativeSealed != 0, n.Flags&loader.NativeKeys != 0}
+		in.Native = &nativeInfo{n.Version, uint32(n.Flags), n.Flags&loader.NativeSealed != 0, n.Flags&loader.NativeKeys != 0, n.Flags&nativeHTTP != 0}
 	}
 	for _, s := range img.Segments {
 		in.Segments = append(in.Segments, segmentInfo{

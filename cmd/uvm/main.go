@@ -40,6 +40,7 @@ func commands() []command {
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest DIR [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},
+		{"net", "clean", "remove network interfaces that were left behind", netMain},
 		{"version", "", "print the version", versionMain},
 		{"completion", "bash|zsh|fish", "print a shell completion script", completionMain},
 	}

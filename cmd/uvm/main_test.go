@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 	}
 	status := m.Run()
 	os.RemoveAll(entryDir)
+	os.RemoveAll(netDir)
 	os.Exit(status)
 }
 

@@ -84,13 +84,13 @@ func free(t *testing.T, tap *os.File) {
 // etherType is one that nobody answers (local experimental, IEEE 802).
 const etherType = 0x88b5
 
-// wire is the host's side of an interface.
-type wire struct {
+// ether is the host's side of an interface.
+type ether struct {
 	t    *testing.T
 	sock int
 }
 
-func openWire(t *testing.T, name string) *wire {
+func openEther(t *testing.T, name string) *ether {
 	t.Helper()
 	proto := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, etherType))
 	sock, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(proto))
@@ -115,11 +115,11 @@ func openWire(t *testing.T, name string) *wire {
 	if err := unix.SetsockoptInt(sock, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
 		t.Fatal(err)
 	}
-	return &wire{t, sock}
+	return &ether{t, sock}
 }
 
 // echo sends a frame and waits until it comes back.
-func (w *wire) echo(frame []byte) {
+func (w *ether) echo(frame []byte) {
 	w.t.Helper()
 	if _, err := unix.Write(w.sock, frame); err != nil {
 		w.t.Fatalf("send to the guest: %v", err)
@@ -184,7 +184,7 @@ func TestNet(t *testing.T) {
 			} else {
 				free(t, tap)
 			}
-			w := openWire(t, "tap7")
+			w := openEther(t, "tap7")
 			r := follow(t, cmd)
 			var told [8]byte
 			if n, err := io.ReadFull(r.out, told[:]); err != nil {

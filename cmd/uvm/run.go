@@ -33,11 +33,17 @@ func runMain(args []string) int {
 	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console = log, console
+	var ports []string
 	if s.Image != "" {
-		if status := s.useImage(&cfg); status >= 0 {
+		if ports, status = s.useImage(&cfg); status >= 0 {
 			undo()
 			return status
 		}
+	}
+	note, status := s.network(&cfg, ports)
+	if status >= 0 {
+		undo()
+		return status
 	}
 
 	ctx, cancel, ready := interruptible()
@@ -53,11 +59,12 @@ func runMain(args []string) int {
 	if err != nil {
 		undo()
 		tty.restore()
-		return fail(startStatus(err), "%v", err)
+		return fail(startStatus(err), "%s", startError(err))
 	}
 	if s.Timeout > 0 {
 		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })
 	}
+	os.Stderr.WriteString(note)
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
@@ -87,7 +94,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Vsock, "vsock", s.Vsock, "give a PC virtio sockets; the host's side is the Unix socket `PATH` (docs/vsock.md)")
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
-	f.Var(&s.Nets, "net", "attach a TAP interface or an inherited descriptor fd:N to a net device; options ,mac=… ,mtu=…, for Linux ,ip=ADDRESS/BITS ,gw=ADDRESS (repeatable)")
+	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage (repeatable; docs/net.md)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")

@@ -23,6 +23,9 @@ func TestInspectNative(t *testing.T) {
 	if got := uvm(t, "inspect", path); got.status != 0 || !strings.Contains(got.stdout, line) {
 		t.Errorf("uvm inspect = %+v; want %q", got, line)
 	}
+	if got := uvm(t, "inspect", new(guest).halt(0).native(t, loader.NativeSealed|nativeHTTP)); !strings.Contains(got.stdout, "flags 0x10001: starts without a privileged instruction, serves HTTP\n") {
+		t.Errorf("uvm inspect = %+v; want the hint http", got)
+	}
 	const object = `"native": {
     "version": 1,
     "flags": 3,

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
+	"github.com/uvm-monitor/uvm/vsock"
 )
 
 // settings is all that `uvm run` can be told. Its JSON form is the schema of
@@ -72,7 +74,13 @@ func (s *settings) vmConfig() vmm.Config {
 	c := vmm.Config{
 		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, ExecTime: execTime,
 		Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(),
-		Boot: loader.Kind(s.Boot), Initrd: s.Initrd, Cmdline: s.Cmdline, RNG: s.RNG, Vsock: s.Vsock,
+		Boot: loader.Kind(s.Boot), Initrd: s.Initrd, Cmdline: s.Cmdline,
+	}
+	if s.RNG {
+		c.Virtio = append(c.Virtio, vmm.VirtioDevice{Name: "rng", New: func() (virtio.Device, error) { return virtio.NewRNG(), nil }})
+	}
+	if s.Vsock != "" {
+		c.Virtio = append(c.Virtio, vmm.VirtioDevice{Name: "vsock", New: func() (virtio.Device, error) { return vsock.New(guestCID, s.Vsock) }})
 	}
 	for _, n := range s.Nets {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})
@@ -80,13 +88,12 @@ func (s *settings) vmConfig() vmm.Config {
 	for _, d := range s.Disks {
 		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize})
 	}
-	for i, n := range s.Nets {
-		if n.IP.set() {
-			c.Cmdline += n.words(i)
-		}
-	}
 	return c
 }
+
+// guestCID is the guest's vsock address. It needs to differ between VMs only
+// where the host's kernel routes, which it does not here.
+const guestCID = 3
 
 // labTSS says that uvm runs in the lab, under QEMU's emulation of SVM
 // (docs/testing.md).

@@ -18,11 +18,10 @@ func solo5Error(err error, run *solo5Run) error {
 	var (
 		kernel   *loader.Error
 		missing  *vmm.UnattachedError
-		device   *vmm.DeviceError
+		config   *vmm.ConfigError
 		capacity *vmm.CapacityError
 		cmdline  *vmm.CommandLineError
-		tap      *hostio.TapError
-		disk     *hostio.DiskError
+		end      *hostio.Error
 		guest    *vmm.GuestError
 		sig      *signalError
 		host     *vmm.HostError
@@ -30,7 +29,7 @@ func solo5Error(err error, run *solo5Run) error {
 	switch {
 	case errors.As(err, &kernel):
 		return solo5Kernel(kernel)
-	case errors.As(err, &device) && run != nil:
+	case errors.As(err, &config) && run != nil:
 		// A name that is not in the manifest: find the option that it came from.
 		if e := solo5Explain(run.kernel, run.words()); e != nil {
 			return e
@@ -44,10 +43,10 @@ func solo5Error(err error, run *solo5Run) error {
 		return solo5Fail("%s: Backing storage must be at least 1 block (%d bytes) in size", capacity.Name, capacity.BlockSize)
 	case errors.As(err, &cmdline):
 		return solo5Fail("Guest command line too long (max=%d characters)", cmdline.Max)
-	case errors.As(err, &tap) && errors.As(err, &host) && run != nil:
-		return run.tapError(tap, host.What)
-	case errors.As(err, &disk):
-		return solo5Fail("Could not open block device: %s: %s", disk.Path, cError(disk.Err))
+	case errors.As(err, &end) && errors.As(err, &host) && strings.HasPrefix(host.What, "disk "):
+		return solo5Fail("Could not open block device: %s: %s", end.Name, cError(end.Err))
+	case errors.As(err, &end) && errors.As(err, &host) && run != nil:
+		return run.tapError(end, host.What)
 	case errors.As(err, &guest):
 		return solo5Guest(guest)
 	case errors.As(err, &sig):
@@ -133,7 +132,7 @@ func (r *solo5Run) words() []string {
 }
 
 // tapError finds the option that names the device that vmm calls what.
-func (r *solo5Run) tapError(e *hostio.TapError, what string) error {
+func (r *solo5Run) tapError(e *hostio.Error, what string) error {
 	for _, n := range r.nets {
 		if what == fmt.Sprintf("net %q", n.Name) {
 			_, value, _ := strings.Cut(n.word, "=")

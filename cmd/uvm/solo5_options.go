@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,10 +65,15 @@ func checkName(name, value, word string, m *loader.Manifest, typ loader.DeviceTy
 	if !isDeviceName(name) || value == "" {
 		return solo5Invalid(word, "")
 	}
-	if m != nil && m.Find(name, typ) < 0 {
+	if m != nil && !declares(m, name, typ) {
 		return solo5Invalid(word, fmt.Sprintf("Resource not declared in manifest: '%s'", name))
 	}
 	return nil
+}
+
+// declares says whether the manifest has a device of exactly that name and type.
+func declares(m *loader.Manifest, name string, typ loader.DeviceType) bool {
+	return slices.ContainsFunc(m.Entries, func(e loader.Device) bool { return e.Type == typ && e.Name == name })
 }
 
 func (r *solo5Run) setNet(opt, name, value, word string, m *loader.Manifest) error {

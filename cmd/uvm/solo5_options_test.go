@@ -285,3 +285,23 @@ func FuzzSolo5Options(f *testing.F) {
 		}
 	})
 }
+
+// TestDeclares goes by exact name and type only.
+func TestDeclares(t *testing.T) {
+	m := &loader.Manifest{Entries: []loader.Device{
+		{Type: loader.DeviceReserved}, {Name: "service", Type: loader.DeviceNet}, {Name: "storage", Type: loader.DeviceBlock},
+	}}
+	for _, c := range []struct {
+		name string
+		typ  loader.DeviceType
+		want bool
+	}{
+		{"service", loader.DeviceNet, true}, {"storage", loader.DeviceBlock, true},
+		{"service", loader.DeviceBlock, false}, {"storage", loader.DeviceNet, false}, {"", loader.DeviceNet, false},
+		{"servic", loader.DeviceNet, false}, {"service\x00", loader.DeviceNet, false}, {"", loader.DeviceReserved, true},
+	} {
+		if got := declares(m, c.name, c.typ); got != c.want {
+			t.Errorf("declares(%q, %v) = %v; want %v", c.name, c.typ, got, c.want)
+		}
+	}
+}

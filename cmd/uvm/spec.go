@@ -4,17 +4,22 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/uvm-monitor/uvm/hostnet/wire"
 )
 
-// netSpec is one --net: [NAME=]tap0|fd:N[,mac=…][,mtu=…][,ip=…][,gw=…].
+// netSpec is one --net: [NAME=]auto|tap0|fd:N[,mac=…][,mtu=…][,ip=…][,gw=…][,bridge=…][,netns=…][,args=mirage].
 type netSpec struct {
-	Name string  `json:"name,omitempty"`
-	TAP  string  `json:"tap,omitempty"`
-	FD   *int    `json:"fd,omitempty"`
-	MAC  macAddr `json:"mac,omitzero"`
-	MTU  int     `json:"mtu,omitempty"`
-	IP   ipNet   `json:"ip,omitzero"` // the guest's own, for Linux
-	GW   ipAddr  `json:"gw,omitzero"`
+	Name   string      `json:"name,omitempty"`
+	TAP    string      `json:"tap,omitempty"` // wire.Auto, or an interface
+	FD     *int        `json:"fd,omitempty"`
+	MAC    macAddr     `json:"mac,omitzero"`
+	MTU    int         `json:"mtu,omitempty"`
+	IP     wire.Prefix `json:"ip,omitzero"` // the guest's own
+	GW     wire.Addr   `json:"gw,omitzero"`
+	Bridge string      `json:"bridge,omitempty"`
+	Netns  string      `json:"netns,omitempty"`
+	Args   string      `json:"args,omitempty"` // mirage
 }
 
 // diskSpec is one --disk: [NAME=]path[,ro][,block-size=N].
@@ -60,6 +65,11 @@ func (l *netList) Set(s string) error {
 	for _, w := range words[1:] {
 		key, value, _ := strings.Cut(w, "=")
 		switch key {
+		case "bridge", "netns", "args":
+			if value == "" {
+				err = fmt.Errorf("%s= names nothing", key)
+			}
+			*map[string]*string{"bridge": &n.Bridge, "netns": &n.Netns, "args": &n.Args}[key] = value
 		case "mac":
 			err = n.MAC.UnmarshalText([]byte(value))
 		case "mtu":
@@ -71,13 +81,13 @@ func (l *netList) Set(s string) error {
 		case "gw":
 			err = n.GW.UnmarshalText([]byte(value))
 		default:
-			err = fmt.Errorf("unknown option %q (there are mac=, mtu=, ip= and gw=)", w)
+			err = fmt.Errorf("unknown option %q (there are mac=, mtu=, ip=, gw=, bridge=, netns= and args=)", w)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if n.GW != (ipAddr{}) && !n.IP.set() {
+	if n.GW != (wire.Addr{}) && !n.IP.Set() {
 		return fmt.Errorf("gw=%s without ip=", n.GW)
 	}
 	*l = append(*l, n)

@@ -23,24 +23,19 @@ type Disk struct {
 // other readers where readOnly is set. The lock is flock(2)'s and ends with
 // the descriptor, so that a killed monitor leaves none behind.
 func OpenDisk(path string, readOnly bool) (*Disk, error) {
-	flags, lock := unix.O_RDWR, unix.LOCK_EX
+	op, flags, lock := "open for writing", unix.O_RDWR, unix.LOCK_EX
 	if readOnly {
-		flags, lock = unix.O_RDONLY, unix.LOCK_SH
+		op, flags, lock = "open", unix.O_RDONLY, unix.LOCK_SH
 	}
-	// O_NONBLOCK keeps the open of a FIFO from hanging; it means nothing for
-	// the files that are accepted.
+	// O_NONBLOCK keeps the open of a FIFO from hanging.
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		op := "open"
-		if !readOnly {
-			op = "open for writing"
-		}
-		return nil, &DiskError{Op: op, Path: path, Err: err}
+		return nil, &Error{path, op, err}
 	}
 	d := &Disk{fd: fd, ro: readOnly}
 	if err := d.check(lock); err != nil {
 		unix.Close(fd)
-		return nil, &DiskError{Op: "open", Path: path, Err: err}
+		return nil, &Error{path, "open", err}
 	}
 	return d, nil
 }
@@ -54,12 +49,16 @@ func (d *Disk) check(lock int) error {
 		return err
 	}
 	if t := st.Mode & unix.S_IFMT; t != unix.S_IFREG && t != unix.S_IFBLK {
-		return fmt.Errorf("is a %s, need a regular file or a block device", fileType(st.Mode))
+		return fmt.Errorf("is a %s, need a regular file or a block device", fileTypes[t])
 	}
 	if err := unix.Flock(d.fd, lock|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrDiskBusy
 	} else if err != nil {
 		return fmt.Errorf("lock: %w", err)
+	}
+	// io_uring would answer EAGAIN instead of waiting for the disk.
+	if err := unix.SetNonblock(d.fd, false); err != nil {
+		return err
 	}
 	// After the lock, so that a VM which is ending cannot change it any more.
 	var err error
@@ -67,19 +66,8 @@ func (d *Disk) check(lock int) error {
 	return err
 }
 
-func fileType(mode uint32) string {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return "directory"
-	case unix.S_IFIFO:
-		return "FIFO"
-	case unix.S_IFCHR:
-		return "character device"
-	case unix.S_IFSOCK:
-		return "socket"
-	}
-	return "special file"
-}
+// fileTypes are those that can be opened and are no images; sockets cannot.
+var fileTypes = map[uint32]string{unix.S_IFDIR: "directory", unix.S_IFIFO: "FIFO", unix.S_IFCHR: "character device"}
 
 // Size is the capacity in bytes at the time of OpenDisk.
 func (d *Disk) Size() int64 { return d.size }
@@ -133,16 +121,15 @@ func (d *Disk) flush(call func(int) error) syscall.Errno {
 	return d.failed
 }
 
-// Close releases the lock and the descriptor.
-func (d *Disk) Close() error { return unix.Close(d.fd) }
-
-// DiskError is an image that cannot be used.
-type DiskError struct {
-	Op   string // what was tried
-	Path string
-	Err  error
+// flushed notes how a flush ended and returns what its caller is told.
+func (d *Disk) flushed(e syscall.Errno) syscall.Errno {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == 0 {
+		d.failed = e
+	}
+	return d.failed
 }
 
-func (e *DiskError) Error() string { return e.Path + ": " + e.Op + ": " + e.Err.Error() }
-
-func (e *DiskError) Unwrap() error { return e.Err }
+// Close releases the lock and the descriptor.
+func (d *Disk) Close() error { return unix.Close(d.fd) }

@@ -100,22 +100,11 @@ func TestOpenDiskErrors(t *testing.T) {
 		{os.Args[0], false, "open for writing: text file busy", unix.ETXTBSY},
 	} {
 		d, err := OpenDisk(c.path, c.ro)
-		var de *DiskError
-		if d != nil || !errors.As(err, &de) || de.Path != c.path || err.Error() != c.path+": "+c.want {
+		var de *Error
+		if d != nil || !errors.As(err, &de) || de.Name != c.path || err.Error() != c.path+": "+c.want {
 			t.Errorf("OpenDisk(%q, %v) = %v, %v; want %q", c.path, c.ro, d, err, c.want)
 		} else if c.err != nil && !errors.Is(err, c.err) {
 			t.Errorf("OpenDisk(%q, %v) = %v; want it to wrap %v", c.path, c.ro, err, c.err)
-		}
-	}
-}
-
-func TestFileType(t *testing.T) {
-	for mode, want := range map[uint32]string{
-		unix.S_IFDIR: "directory", unix.S_IFIFO | 0o600: "FIFO", unix.S_IFCHR: "character device",
-		unix.S_IFSOCK: "socket", unix.S_IFLNK: "special file",
-	} {
-		if got := fileType(mode); got != want {
-			t.Errorf("fileType(%#o) = %q; want %q", mode, got, want)
 		}
 	}
 }
@@ -247,7 +236,7 @@ func TestErrno(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want syscall.Errno
-	}{{nil, 0}, {unix.EPIPE, unix.EPIPE}, {&fs.PathError{Err: unix.ENOSPC}, unix.ENOSPC}, {errors.New("other"), unix.EIO}} {
+	}{{nil, 0}, {unix.EPIPE, unix.EPIPE}, {errors.New("other"), unix.EIO}} {
 		if got := errno(c.err); got != c.want {
 			t.Errorf("errno(%v) = %v; want %v", c.err, got, c.want)
 		}

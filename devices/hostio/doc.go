@@ -3,24 +3,25 @@
 // moves bytes; what the bytes mean is not its business.
 package hostio
 
-import (
-	"errors"
-	"syscall"
-)
+import "syscall"
 
-// errno is the number inside an error of package unix; any other error, which
-// these system calls do not return, counts as EIO.
+// Error is a part of the host that cannot be used.
+type Error struct {
+	Name   string // a disk's path, a TAP interface, or "fd N"
+	Detail string // what was tried, or what is wrong and what to do
+	Err    error
+}
+
+func (e *Error) Error() string { return e.Name + ": " + e.Detail + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// errno is the number that an error of package unix is; any other error, which its
+// system calls do not return, counts as EIO.
 func errno(err error) syscall.Errno {
-	if err == nil {
-		return 0
+	e, ok := err.(syscall.Errno)
+	if err != nil && !ok {
+		return syscall.EIO
 	}
-	// The plain number first: an EAGAIN of every idle NIC must not allocate.
-	if e, ok := err.(syscall.Errno); ok {
-		return e
-	}
-	var e syscall.Errno
-	if errors.As(err, &e) {
-		return e
-	}
-	return syscall.EIO
+	return e
 }

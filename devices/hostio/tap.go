@@ -25,64 +25,53 @@ const vnetHeader = 12
 // OpenTap attaches to the TAP interface name, which must exist and be up. Where
 // vnet is set, frames have a vnet header (IFF_VNET_HDR).
 func OpenTap(name string, vnet bool) (*Tap, error) {
-	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, &TapError{name, "socket", err}
-	}
-	defer unix.Close(sock)
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
-		return nil, &TapError{name, "name of 1 to 15 characters needed", unix.ENAMETOOLONG}
+		return nil, &Error{name, "name of 1 to 15 characters needed", unix.ENAMETOOLONG}
 	}
 	// TUNSETIFF would make an interface that does not exist, so ask first.
-	if err := unix.IoctlIfreq(sock, unix.SIOCGIFFLAGS, ifr); errors.Is(err, unix.ENODEV) {
-		return nil, &TapError{name, fmt.Sprintf("no such interface (make it: ip tuntap add %s mode tap; ip link set %s up)", name, name), unix.ENOENT}
-	} else if err != nil {
-		return nil, &TapError{name, "SIOCGIFFLAGS", err}
+	switch err := ask(ifr, unix.SIOCGIFFLAGS); {
+	case errors.Is(err, unix.ENODEV):
+		return nil, &Error{name, fmt.Sprintf("no such interface (make it: ip tuntap add %s mode tap; ip link set %s up)", name, name), unix.ENOENT}
+	case err != nil:
+		return nil, &Error{name, "SIOCGIFFLAGS", err}
+	case ifr.Uint16()&(unix.IFF_UP|unix.IFF_RUNNING) == 0:
+		return nil, &Error{name, fmt.Sprintf("interface is down (ip link set %s up)", name), unix.ENETDOWN}
 	}
-	if ifr.Uint16()&(unix.IFF_UP|unix.IFF_RUNNING) == 0 {
-		return nil, &TapError{name, fmt.Sprintf("interface is down (ip link set %s up)", name), unix.ENETDOWN}
+	if err := ask(ifr, unix.SIOCGIFMTU); err != nil {
+		return nil, &Error{name, "SIOCGIFMTU", err}
 	}
-	mtu, err := interfaceMTU(sock, name)
-	if err != nil {
-		return nil, &TapError{name, "SIOCGIFMTU", err}
-	}
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, &TapError{name, "open /dev/net/tun", err}
-	}
-	t := &Tap{fd: fd, mtu: mtu}
+	t := &Tap{mtu: int(ifr.Uint32())}
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if vnet {
 		t.header, flags = vnetHeader, flags|unix.IFF_VNET_HDR
 	}
-	if err := t.attach(name, flags); err != nil {
-		unix.Close(fd)
+	ifr.SetUint16(flags)
+	if t.fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+		return nil, &Error{name, "open /dev/net/tun", err}
+	}
+	if err := t.attach(name, ifr); err != nil {
+		unix.Close(t.fd)
 		return nil, err
 	}
 	return t, nil
 }
 
-// attach connects an open /dev/net/tun to the interface name.
-func (t *Tap) attach(name string, flags uint16) error {
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return &TapError{name, "name", err}
-	}
-	ifr.SetUint16(flags)
+// attach connects an open /dev/net/tun to the interface name, with ifr's flags.
+func (t *Tap) attach(name string, ifr *unix.Ifreq) error {
 	switch err := unix.IoctlIfreq(t.fd, unix.TUNSETIFF, ifr); {
 	case errors.Is(err, unix.EBUSY):
-		return &TapError{name, "in use by another process", err}
+		return &Error{name, "in use by another process", err}
 	case errors.Is(err, unix.EINVAL):
-		return &TapError{name, "not a TAP interface", err}
+		return &Error{name, "not a TAP interface", err}
 	case errors.Is(err, unix.EPERM):
-		return &TapError{name, "need CAP_NET_ADMIN, or a TAP made for this user (ip tuntap add … user NAME)", err}
+		return &Error{name, "need CAP_NET_ADMIN, or a TAP made for this user (ip tuntap add … user NAME)", err}
 	case err != nil:
-		return &TapError{name, "TUNSETIFF", err}
+		return &Error{name, "TUNSETIFF", err}
 	}
 	// The driver expands a pattern such as tap%d; that is not what was asked for.
 	if ifr.Name() != name {
-		return &TapError{name, "the kernel attached " + ifr.Name() + " instead", unix.EINVAL}
+		return &Error{name, "the kernel attached " + ifr.Name() + " instead", unix.EINVAL}
 	}
 	return t.frames(name)
 }
@@ -92,23 +81,24 @@ func (t *Tap) attach(name string, flags uint16) error {
 // interface may have agreed on something else.
 func (t *Tap) frames(name string) error {
 	if err := unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, 0); err != nil {
-		return &TapError{name, "TUNSETOFFLOAD", err}
+		return &Error{name, "TUNSETOFFLOAD", err}
 	}
 	if t.header > 0 {
 		if err := unix.IoctlSetPointerInt(t.fd, unix.TUNSETVNETHDRSZ, t.header); err != nil {
-			return &TapError{name, "TUNSETVNETHDRSZ", err}
+			return &Error{name, "TUNSETVNETHDRSZ", err}
 		}
 	}
 	return nil
 }
 
-func interfaceMTU(sock int, name string) (int, error) {
-	ifr, err := unix.NewIfreq(name)
+// ask has the kernel answer op for ifr's interface, in ifr.
+func ask(ifr *unix.Ifreq, op uint) error {
+	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("socket: %w", err)
 	}
-	err = unix.IoctlIfreq(sock, unix.SIOCGIFMTU, ifr)
-	return int(ifr.Uint32()), err
+	defer unix.Close(sock)
+	return unix.IoctlIfreq(sock, op, ifr)
 }
 
 // TapFromFD uses an open TAP descriptor that the process inherited. It has to be
@@ -121,36 +111,33 @@ func TapFromFD(fd int, vnet bool) (*Tap, error) {
 	name := fmt.Sprintf("fd %d", fd)
 	ifr, err := unix.NewIfreq("")
 	if err != nil {
-		return nil, &TapError{name, "TUNGETIFF", err}
+		return nil, &Error{name, "TUNGETIFF", err}
 	}
 	// TUNGETIFF answers only on a tun descriptor with an interface attached.
 	switch err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); {
 	case errors.Is(err, unix.EBADF):
-		return nil, &TapError{name, "not an open file descriptor", err}
+		return nil, &Error{name, "not an open file descriptor", err}
 	case errors.Is(err, unix.EBADFD):
-		return nil, &TapError{name, "an open /dev/net/tun without an interface attached", err}
+		return nil, &Error{name, "an open /dev/net/tun without an interface attached", err}
 	case err != nil:
-		return nil, &TapError{name, "not a TAP descriptor", err}
+		return nil, &Error{name, "not a TAP descriptor", err}
 	}
 	t, f := &Tap{mtu: DefaultMTU}, ifr.Uint16()
 	if f&unix.IFF_VNET_HDR != 0 {
 		t.header = vnetHeader
 	}
 	if f&(unix.IFF_TUN|unix.IFF_TAP) != unix.IFF_TAP || t.header > 0 && !vnet {
-		return nil, &TapError{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP, and IFF_VNET_HDR for virtio only", ifr.Name(), f), unix.EINVAL}
+		return nil, &Error{name, fmt.Sprintf("interface %s has flags %#x, need IFF_TAP, and IFF_VNET_HDR for virtio only", ifr.Name(), f), unix.EINVAL}
 	}
-	if sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
-		if n, err := interfaceMTU(sock, ifr.Name()); err == nil {
-			t.mtu = n
-		}
-		unix.Close(sock)
+	if err := ask(ifr, unix.SIOCGIFMTU); err == nil {
+		t.mtu = int(ifr.Uint32())
 	}
 	if t.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		return nil, &TapError{name, "duplicate", err}
+		return nil, &Error{name, "duplicate", err}
 	}
 	if err := unix.SetNonblock(t.fd, true); err != nil {
 		unix.Close(t.fd)
-		return nil, &TapError{name, "O_NONBLOCK", err}
+		return nil, &Error{name, "O_NONBLOCK", err}
 	}
 	if err := t.frames(name); err != nil {
 		unix.Close(t.fd)
@@ -164,6 +151,11 @@ func (t *Tap) MTU() int { return t.mtu }
 
 // VnetHeader is 12 or 0.
 func (t *Tap) VnetHeader() int { return t.header }
+
+// SetOffload is TUNSETOFFLOAD.
+func (t *Tap) SetOffload(flags int) syscall.Errno {
+	return errno(unix.IoctlSetInt(t.fd, unix.TUNSETOFFLOAD, flags))
+}
 
 // PollFD is the descriptor itself.
 func (t *Tap) PollFD() int { return t.fd }
@@ -193,14 +185,3 @@ func (t *Tap) WriteFrame(bufs [][]byte) syscall.Errno {
 
 // Close detaches from the interface.
 func (t *Tap) Close() error { return unix.Close(t.fd) }
-
-// TapError is a TAP interface that cannot be used.
-type TapError struct {
-	Name   string // interface, or "fd N"
-	Detail string // what and what to do
-	Err    error
-}
-
-func (e *TapError) Error() string { return e.Name + ": " + e.Detail + ": " + e.Err.Error() }
-
-func (e *TapError) Unwrap() error { return e.Err }

@@ -33,9 +33,9 @@ func openTap(t *testing.T, name string) *Tap {
 
 func checkTapError(t *testing.T, call string, tap *Tap, err error, name string, errno syscall.Errno, text string) {
 	t.Helper()
-	var te *TapError
+	var te *Error
 	if tap != nil || !errors.As(err, &te) || te.Name != name || !errors.Is(err, errno) || !strings.Contains(err.Error(), text) {
-		t.Errorf("%s = %v, %v; want a TapError of %q with %v and %q", call, tap, err, name, errno, text)
+		t.Errorf("%s = %v, %v; want an Error of %q with %v and %q", call, tap, err, name, errno, text)
 	}
 }
 
@@ -259,9 +259,9 @@ func TestTapFromFDErrors(t *testing.T) {
 		// sets the bit of IFF_NO_PI, which is also that of IFF_NOFILTER, for all.
 	} {
 		tap, err := TapFromFD(c.fd, false)
-		var te *TapError
+		var te *Error
 		if tap != nil || !errors.As(err, &te) || !strings.Contains(err.Error(), c.text) || c.errno != 0 && !errors.Is(err, c.errno) {
-			t.Errorf("TapFromFD of %s = %v, %v; want a TapError with %v and %q", c.what, tap, err, c.errno, c.text)
+			t.Errorf("TapFromFD of %s = %v, %v; want an Error with %v and %q", c.what, tap, err, c.errno, c.text)
 		}
 	}
 }

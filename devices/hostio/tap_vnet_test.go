@@ -2,6 +2,7 @@ package hostio
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"syscall"
 	"testing"
@@ -142,4 +143,106 @@ func TestTapDeleted(t *testing.T) {
 	if _, e := tap.ReadFrame(whole(make([]byte, 64))); e != unix.EBADFD {
 		t.Errorf("ReadFrame on a deleted interface = %v; want EBADFD", e)
 	}
+}
+
+// TestTapOffload sends and receives a TCP segment of 20,000 bytes: whole once that is
+// agreed, and cut by the kernel before.
+func TestTapOffload(t *testing.T) {
+	netns(t)
+	testutil.CheckFDs(t)
+	addTap(t, "tap0", tapFlags)
+	up(t, "tap0")
+	tap, err := OpenTap("tap0", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tap.Close()
+	const csum, tso = unix.TUN_F_CSUM, unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	for flags, want := range map[int]syscall.Errno{0: 0, csum: 0, tso: 0, unix.TUN_F_TSO4: unix.EINVAL, 1 << 20: unix.EINVAL} {
+		if got := tap.SetOffload(flags); got != want {
+			t.Errorf("SetOffload(%#x) = %v; want %v", flags, got, want)
+		}
+	}
+	peer(t, "tap0") // waits until it sends
+	all, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(all)
+	segment := tcpSegment(20000)
+	for _, c := range []struct{ flags, longest int }{{0, 1514}, {tso, len(segment)}, {0, 1514}} {
+		if e := tap.SetOffload(c.flags); e != 0 {
+			t.Fatal(e)
+		}
+		// What the host sends is cut unless the reader takes it whole.
+		if err := unix.SetsockoptInt(all, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+			t.Fatal(err)
+		}
+		index := ifreq(t, "tap0", unix.SIOCGIFINDEX, nil).Uint32()
+		msg := append([]byte{1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0}, segment...) // NEEDS_CSUM, TCPV4, 54, 1448, 34, 16
+		longest, total := 0, 0
+		b := make([]byte, 1<<17)
+		testutil.Until(t, "the segment arrives", func() bool {
+			// Again each time, for the interface may drop what comes early.
+			if err := unix.Sendto(all, msg, 0, &unix.SockaddrLinklayer{Ifindex: int(index)}); err != nil {
+				t.Fatal(err)
+			}
+			for {
+				n, e := tap.ReadFrame(whole(b))
+				if e == unix.EAGAIN {
+					return total >= 20000
+				} else if e != 0 {
+					t.Fatalf("ReadFrame = %v; want 0 or EAGAIN", e)
+				}
+				if n -= 12; b[12+12] == 8 && b[12+13] == 0 { // IPv4
+					longest, total = max(longest, n), total+n-54
+				}
+			}
+		})
+		if longest > c.longest || c.flags != 0 && longest != c.longest {
+			t.Errorf("offloads %#x: the longest frame has %d bytes; want %d", c.flags, longest, c.longest)
+		}
+	}
+	// What the guest sends the kernel takes whole at any time, and not if it is cut short.
+	h := []byte{1, 1, 54, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0}
+	if e := tap.WriteFrame([][]byte{h, segment}); e != 0 {
+		t.Errorf("WriteFrame of a segment = %v; want 0", e)
+	}
+	if e := tap.WriteFrame([][]byte{h, segment[:30]}); e != unix.EINVAL {
+		t.Errorf("WriteFrame of a part of its header = %v; want EINVAL", e)
+	}
+	deleteLink(t, "tap0")
+	if e := tap.SetOffload(tso); e != unix.EBADFD {
+		t.Errorf("SetOffload of a deleted interface = %v; want EBADFD", e)
+	}
+}
+
+// tcpSegment is a frame with n bytes over TCP over IPv4, without the checksum of
+// TCP's but that of its pseudo-header.
+func tcpSegment(n int) []byte {
+	f := make([]byte, 54+n)
+	copy(f, "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x08\x00\x45\x00")
+	be := binary.BigEndian
+	ip, tcp := f[14:], f[34:]
+	be.PutUint16(ip[2:], uint16(40+n))
+	ip[8], ip[9] = 64, 6
+	copy(ip[12:], "\x0a\x00\x00\x01\x0a\x00\x00\x02")
+	be.PutUint16(ip[10:], ^ones(ip[:20]))
+	tcp[12], tcp[13] = 5<<4, 0x10 // no options; ACK
+	be.PutUint16(tcp[16:], ones(ip[12:20], []byte{0, 6, byte((20 + n) >> 8), byte(20 + n)}))
+	return f
+}
+
+// ones is the ones' complement sum (RFC 1071).
+func ones(parts ...[]byte) uint16 {
+	sum := 0
+	for _, b := range parts {
+		for i := 0; i < len(b); i += 2 {
+			sum += int(b[i])<<8 | int(b[i+1])
+		}
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
 }

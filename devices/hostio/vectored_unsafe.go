@@ -12,14 +12,11 @@ import (
 // call to call; empty slices are left out. n is how many of the size bytes of bufs
 // were moved.
 func vectored(call uintptr, fd int, iov *[]unix.Iovec, bufs [][]byte) (n, size int, e syscall.Errno) {
-	v := (*iov)[:0]
-	for _, b := range bufs {
-		size += len(b)
-		if len(b) > 0 {
-			v = append(v, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
-		}
-	}
+	v := appendIovecs((*iov)[:0], bufs)
 	*iov = v
+	for i := range v {
+		size += int(v[i].Len)
+	}
 	for {
 		n, _, e := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)))
 		if e == 0 {
@@ -28,4 +25,19 @@ func vectored(call uintptr, fd int, iov *[]unix.Iovec, bufs [][]byte) (n, size i
 			return 0, size, e
 		}
 	}
+}
+
+// appendIovecs adds the slices of bufs that are not empty.
+func appendIovecs(iov []unix.Iovec, bufs [][]byte) []unix.Iovec {
+	for _, b := range bufs {
+		if len(b) > 0 {
+			iov = append(iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+		}
+	}
+	return iov
+}
+
+// skip takes the first n bytes off, fewer than there are.
+func skip(v *unix.Iovec, n uint64) {
+	v.Base, v.Len = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n)), v.Len-n
 }

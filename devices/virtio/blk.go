@@ -1,6 +1,7 @@
 package virtio
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -13,65 +14,93 @@ const (
 	blkReadOnly = 1 << 5
 	blkBlkSize  = 1 << 6
 	blkFlush    = 1 << 9
+	blkDiscard  = 1 << 13
+	blkZeroes   = 1 << 14
 )
 
 // Requests and what becomes of them (section 5.2.6).
 const (
-	blkIn    = 0
-	blkOut   = 1
-	blkSync  = 4
-	blkGetID = 8
+	blkIn          = 0
+	blkOut         = 1
+	blkSync        = 4
+	blkGetID       = 8
+	blkDiscardKind = 11
+	blkZeroesKind  = 13
 
-	blkOK     = 0
-	blkIOErr  = 1
-	blkUnsupp = 2
-	blkMore   = 0xff // ours: not done yet
+	blkOK      = 0
+	blkIOErr   = 1
+	blkUnsupp  = 2
+	blkPending = 0xff // ours: in flight
 
 	blkQueueSize = 256
 	sectorSize   = 512
+	// maxRange is the most sectors that a discard or write of zeroes may have.
+	maxRange = 1 << 22
 )
 
-// Blk is a block device (section 5.2) with one queue, on a Disk.
+// Blk is a block device (section 5.2) with one queue, on a Disk. Requests are carried
+// out at the same time and complete in any order, so that a flush covers what has
+// completed before it began, and no more than that (section 5.2.6.2).
 type Blk struct {
+	Base
 	disk     devices.Disk
+	io       devices.DiskQueue
 	log      func(op string, errno devices.Errno)
 	features uint64
 	capacity uint64 // sectors
 	serial   [20]byte
-	config   [24]byte // struct virtio_blk_config up to blk_size
+	config   [60]byte // struct virtio_blk_config up to write_zeroes_may_unmap
 
 	q            *Queue
 	c            Chain
 	writeThrough bool
-	done         uint64 // bytes of the next chain that are moved
+	requests     [blkQueueSize]blkRequest
+	free         []int // their tags that are not in use
 }
+
+// blkRequest is a chain in flight.
+type blkRequest struct {
+	head    uint16
+	op      devices.DiskOp
+	result  *byte // where the status goes
+	written uint64
+	flush   bool // when it is done, a flush follows
+}
+
+// blkOps names the operations for the log.
+var blkOps = [...]string{"read", "write", "flush", "discard", "write of zeroes", "write of zeroes"}
 
 // NewBlk returns a device on disk, whose size is taken down to whole sectors of
 // 512 bytes. The first 20 bytes of serial are the driver's to ask for. log is told
-// what fails on the host ("read", "write" or "flush"); the guest decides how often.
-func NewBlk(disk devices.Disk, readOnly bool, serial string, log func(op string, errno devices.Errno)) *Blk {
-	b := &Blk{disk: disk, log: log, features: blkSegMax | blkBlkSize | blkFlush, capacity: uint64(disk.Size()) / sectorSize}
+// what fails on the host ("read", "write", "flush" …); the guest decides how often.
+func NewBlk(disk devices.Disk, readOnly bool, serial string, log func(op string, errno devices.Errno)) (*Blk, error) {
+	b := &Blk{disk: disk, log: log, capacity: uint64(disk.Size()) / sectorSize}
+	b.features = blkSegMax | blkBlkSize | blkFlush | blkDiscard | blkZeroes
 	if readOnly {
-		b.features |= blkReadOnly
+		b.features = blkSegMax | blkBlkSize | blkFlush | blkReadOnly
 	}
 	copy(b.serial[:], serial)
 	le.PutUint64(b.config[:], b.capacity)
-	le.PutUint32(b.config[12:], blkQueueSize-2) // seg_max: the rest of a chain is header and status
-	le.PutUint32(b.config[20:], sectorSize)     // blk_size
-	return b
+	for off, v := range map[int]uint32{
+		12: blkQueueSize - 2,       // seg_max: the rest of a chain is header and status
+		20: sectorSize,             // blk_size
+		36: maxRange, 40: 1, 44: 8, // discard: max_sectors, max_seg, sector_alignment
+		48: maxRange, 52: 1, 56: 1, // write_zeroes: max_sectors, max_seg, may_unmap
+	} {
+		le.PutUint32(b.config[off:], v)
+	}
+	for tag := range b.requests {
+		b.free = append(b.free, tag)
+	}
+	var err error
+	b.io, err = disk.Queue(blkQueueSize)
+	return b, err
 }
 
-// Type is 2, the block device.
-func (b *Blk) Type() uint32 { return 2 }
-
-// Features are what every disk has, and whether it is read-only.
-func (b *Blk) Features() uint64 { return b.features }
-
-// Queues is requestq.
-func (b *Blk) Queues() []uint16 { return []uint16{blkQueueSize} }
-
-// Config has the capacity.
-func (b *Blk) Config() []byte { return b.config[:] }
+// Info is that of a block device with one requestq.
+func (b *Blk) Info() Info {
+	return Info{Type: 2, Features: b.features, Queues: []uint16{blkQueueSize}, Config: b.config[:]}
+}
 
 // Start begins. A driver that did not take the offer of FLUSH has no way to ask for
 // its writes to be safe, so each one has to be before it completes (section 5.2.6.2).
@@ -79,113 +108,142 @@ func (b *Blk) Start(features uint64, q []*Queue) {
 	b.q, b.writeThrough = q[0], features&blkFlush == 0
 }
 
-// Serve carries out requests, one after the other: what a flush has to cover is
-// complete when it begins.
+// Serve begins requests and ends those that are complete.
 func (b *Blk) Serve() error {
-	for b.q != nil {
+	for {
 		ok, err := b.q.Pop(&b.c)
-		if !ok || err != nil {
+		if err != nil {
 			return err
-		}
-		// How header, data and status are split over buffers means nothing (section
-		// 2.7.4), and the chain need not be what it was in the last round.
-		var header [16]byte
-		in := b.c.In
-		if n := total(b.c.Out); n < uint64(len(header)) || len(in) == 0 {
-			return fmt.Errorf("blk: a request of %d bytes with %d buffers to write, need a header of 16 bytes and room for the status", n, len(in))
-		}
-		gather(header[:], b.c.Out)
-		end := &in[len(in)-1]
-		last := len(*end) - 1
-		result := &(*end)[last]
-		*end = (*end)[:last]
-		status, written := b.request(le.Uint32(header[:]), le.Uint64(header[8:]), drop(b.c.Out, uint64(len(header))), in)
-		if status == blkMore {
-			b.q.Unpop()
-			b.q.more = true
-			return nil
-		}
-		*result, b.done = status, 0
-		b.q.Push(b.c.Head, uint32(min(written+1, math.MaxUint32)))
-	}
-	return nil
-}
-
-// request returns the status and how much of in is written.
-func (b *Blk) request(kind uint32, sector uint64, out, in [][]byte) (status byte, written uint64) {
-	switch {
-	case kind == blkIn:
-		written = total(in)
-		if status = b.transfer("read", b.disk.ReadAt, sector, in); status != blkOK {
-			written = 0 // whatever it read
-		}
-		return status, written
-	case kind == blkOut && b.features&blkReadOnly != 0:
-		return blkIOErr, 0
-	case kind == blkOut:
-		if status = b.transfer("write", b.disk.WriteAt, sector, out); status != blkOK || !b.writeThrough {
-			return status, 0
-		}
-		fallthrough
-	case kind == blkSync:
-		b.q.left = 0 // it may have taken long: let the vCPUs at the registers
-		return b.result("flush", b.disk.Flush()), 0
-	case kind == blkGetID:
-		written = min(total(in), uint64(len(b.serial)))
-		scatter(in, b.serial[:])
-		return blkOK, written
-	}
-	return blkUnsupp, 0
-}
-
-// transfer moves the next bytes between bufs and the disk, without a copy.
-func (b *Blk) transfer(op string, move func([]byte, int64) devices.Errno, sector uint64, bufs [][]byte) byte {
-	n := total(bufs)
-	if n%sectorSize != 0 || sector > b.capacity || n/sectorSize > b.capacity-sector {
-		return blkIOErr
-	}
-	left := uint64(maxTransfer)
-	for _, buf := range drop(bufs, b.done) {
-		if buf = buf[:min(uint64(len(buf)), left)]; len(buf) == 0 {
+		} else if !ok {
 			break
 		}
-		if errno := move(buf, int64(sector*sectorSize+b.done)); errno != 0 {
-			return b.result(op, errno)
+		// How header, data and status are split over buffers means nothing (section
+		// 2.7.4).
+		var header [16]byte
+		in := b.c.In
+		if n := b.c.Out.Len(); n < uint64(len(header)) || len(in) == 0 {
+			return fmt.Errorf("blk: a request of %d bytes with %d buffers to write, need a header of 16 bytes and room for the status", n, len(in))
 		}
-		b.done += uint64(len(buf))
-		left -= uint64(len(buf))
+		b.c.Out.CopyTo(header[:])
+		end := &in[len(in)-1]
+		last := len(*end) - 1
+		r := blkRequest{head: b.c.Head, result: &(*end)[last]}
+		*end = (*end)[:last]
+		status := b.begin(&r, le.Uint32(header[:]), le.Uint64(header[8:]), b.c.Out.Skip(uint64(len(header))), in)
+		if status != blkPending {
+			b.end(&r, status)
+		}
 	}
-	if b.done < n {
-		return blkMore
-	}
-	return blkOK
+	b.complete(false)
+	return nil
 }
 
-func (b *Blk) result(op string, errno devices.Errno) byte {
-	if errno == 0 {
+// begin starts a request, or says at once how it ends.
+func (b *Blk) begin(r *blkRequest, kind uint32, sector uint64, out, in Buffers) (status byte) {
+	var bufs Buffers
+	var n uint64 // bytes
+	switch kind {
+	case blkGetID:
+		r.written = uint64(in.CopyFrom(b.serial[:]))
+		return blkOK
+	case blkSync:
+		r.op, sector = devices.DiskFlush, 0
+	case blkIn:
+		r.op, bufs, n = devices.DiskRead, in, in.Len()
+		r.written = n
+	case blkOut:
+		r.op, bufs, n = devices.DiskWrite, out, out.Len()
+	case blkDiscardKind, blkZeroesKind:
+		// One struct virtio_blk_discard_write_zeroes.
+		var seg [16]byte
+		if out.CopyTo(seg[:]) < len(seg) || out.Len() > uint64(len(seg)) {
+			return blkIOErr
+		}
+		flags := le.Uint32(seg[12:])
+		sector, n = le.Uint64(seg[:]), sectorSize*uint64(le.Uint32(seg[8:]))
+		const unmap = 1
+		switch {
+		case kind == blkDiscardKind && flags == 0:
+			r.op = devices.DiskDiscard
+		case kind == blkZeroesKind && flags == 0:
+			r.op = devices.DiskZero
+		case kind == blkZeroesKind && flags == unmap:
+			r.op = devices.DiskZeroFree
+		default:
+			return blkUnsupp
+		}
+		if n > maxRange*sectorSize {
+			return blkIOErr
+		}
+	default:
+		return blkUnsupp
+	}
+	changes := r.op != devices.DiskRead && r.op != devices.DiskFlush
+	switch {
+	case changes && b.features&blkReadOnly != 0, n%sectorSize != 0, sector > b.capacity, n/sectorSize > b.capacity-sector:
+		return blkIOErr
+	case n == 0 && r.op != devices.DiskFlush:
 		return blkOK
 	}
-	b.log(op, errno)
-	return blkIOErr
+	r.flush = changes && r.op != devices.DiskDiscard && b.writeThrough
+	tag := b.free[len(b.free)-1]
+	b.free = b.free[:len(b.free)-1]
+	b.requests[tag] = *r
+	b.io.Do(tag, r.op, bufs, int64(sector*sectorSize), int64(n))
+	return blkPending
 }
 
-// PollFD is none.
-func (b *Blk) PollFD() int { return -1 }
+// complete ends the requests that are complete, or with wait all.
+func (b *Blk) complete(wait bool) {
+	for len(b.free) < len(b.requests) {
+		tag, errno := b.io.Done(wait)
+		if tag < 0 {
+			return
+		}
+		r := &b.requests[tag]
+		status := byte(blkOK)
+		if errno != 0 {
+			b.log(blkOps[r.op], errno)
+			status = blkIOErr
+		} else if r.flush {
+			r.flush, r.op = false, devices.DiskFlush
+			b.io.Do(tag, devices.DiskFlush, nil, 0, 0)
+			continue
+		}
+		b.end(r, status)
+		*r = blkRequest{}
+		b.free = append(b.free, tag)
+	}
+}
+
+// end gives the chain back to the driver.
+func (b *Blk) end(r *blkRequest, status byte) {
+	if status != blkOK {
+		r.written = 0 // whatever it read
+	}
+	*r.result = status
+	b.q.Push(r.head, uint32(min(r.written+1, math.MaxUint32)))
+}
+
+// PollFD is readable when a request in flight has ended.
+func (b *Blk) PollFD() int {
+	if len(b.free) == len(b.requests) {
+		return -1
+	}
+	return b.io.PollFD()
+}
+
+// Drain waits for the disk.
+func (b *Blk) Drain() { b.complete(true) }
 
 // Reset forgets the driver.
-func (b *Blk) Reset() { b.q, b.c, b.writeThrough, b.done = nil, Chain{}, false, 0 }
+func (b *Blk) Reset() {
+	b.Drain()
+	b.q, b.c, b.writeThrough = nil, Chain{}, false
+}
 
 // Close closes the disk.
-func (b *Blk) Close() error { return b.disk.Close() }
-
-// SaveState is the capacity, 8 bytes, which the guest relies on. A request that is
-// half done is done again from its start.
-func (b *Blk) SaveState() ([]byte, error) { return le.AppendUint64(nil, b.capacity), nil }
-
-// LoadState accepts what a disk of the same size returned.
-func (b *Blk) LoadState(state []byte) error {
-	if string(state) != string(b.config[:8]) {
-		return fmt.Errorf("blk: saved state % x is not that of a disk of %d sectors", state, b.capacity)
-	}
-	return nil
+func (b *Blk) Close() error {
+	b.Drain()
+	return errors.Join(b.io.Close(), b.disk.Close())
 }

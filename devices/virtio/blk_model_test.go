@@ -11,110 +11,83 @@ import (
 	"github.com/uvm-monitor/uvm/devices"
 )
 
-// TestBlkLong: a request moves maxTransfer bytes in a round and goes on in the next
-// one, also when the driver lies in between or is reset.
-func TestBlkLong(t *testing.T) {
-	const size = 3*maxTransfer + 512
-	out := []int{1, maxTransfer, 511, 2*maxTransfer - 1, 1}
-	start := func() (*blkRig, []byte) {
-		r := newBlkRig(t, newFakeDisk(t, size), false, 0)
-		header, data := blkHeader(blkOut, 0), bytes.Repeat([]byte("abc"), size)[:size]
-		bufs, rest := [][]byte{header}, data
-		for _, n := range out {
-			bufs, rest = append(bufs, rest[:n]), rest[n:]
-		}
-		r.add(bufs, 1)
-		return r, data
-	}
-	round := func(r *blkRig) (done bool) {
+// TestBlkInFlight: requests complete in any order and while further ones come; what
+// was not waited for stays in flight, and a reset waits for it.
+func TestBlkInFlight(t *testing.T) {
+	disk := newFakeDisk(t, 256*512)
+	r := newBlkRig(t, disk, false, blkFlush)
+	disk.hold = true
+	serve := func() {
 		t.Helper()
-		r.disk.calls = r.disk.calls[:0]
-		r.q.left, r.q.more = roundBytes, false
-		if err := r.b.Serve(); err != nil {
+		if err := r.rounds(); err != nil {
 			t.Fatal(err)
 		}
-		_, _, done = r.driver.done()
-		if done == r.q.more {
-			t.Errorf("the request is complete: %v, more is due: %v; want one of them", done, r.q.more)
+	}
+	var results [][]byte
+	for i := range 40 {
+		_, bufs := r.Add([][]byte{blkHeader(blkOut, uint64(i)), bytes.Repeat([]byte{byte(i)}, 512)}, 1)
+		results = append(results, bufs[0])
+		bufs[0][0] = 0x55
+		serve()
+	}
+	if _, _, ok := r.driver.Done(); ok || r.b.PollFD() != 77 || len(disk.calls) != 0 {
+		t.Errorf("a request is complete: %v, PollFD() = %d, after %q; want 40 in flight", ok, r.b.PollFD(), disk.calls)
+	}
+	disk.hold = false
+	serve()
+	for i := range 40 { // the fake takes the last one first
+		if head, _, ok := r.driver.Done(); !ok || head != uint32(3*(39-i)) {
+			t.Fatalf("used element %d = %d, %v; want the chain of request %d", i, head, ok, 39-i)
 		}
-		return done
-	}
-	r, data := start()
-	for i, want := range [][]string{
-		{"write 0+1", "write 1+65535"}, {"write 65536+1", "write 65537+511", "write 66048+65024"}, {"write 131072+65536"},
-		{"write 196608+511", "write 197119+1", "flush 0+0"},
-	} {
-		if done := round(r); !slices.Equal(r.disk.calls, want) || done != (i == 3) {
-			t.Errorf("round %d: %q, complete %v; want %q", i, r.disk.calls, done, want)
+		if results[i][0] != 0 || disk.data[512*i] != byte(i) {
+			t.Errorf("request %d: status %d, the disk has %d", i, results[i][0], disk.data[512*i])
 		}
 	}
-	if !bytes.Equal(r.disk.synced, data) {
-		t.Error("the disk has other bytes than were written")
-	}
-	if status, got, used := r.request([][]byte{blkHeader(blkIn, 0)}, size, 1); status != 0 || used != size+1 || !bytes.Equal(got, data) {
-		t.Errorf("read of all: status %d, used length %d, or other bytes; want 0, %d", status, used, size+1)
+	if r.b.PollFD() != -1 {
+		t.Errorf("PollFD() with nothing in flight = %d; want -1", r.b.PollFD())
 	}
 
-	// The chain gets shorter than what is done: it ends, within bounds.
-	r, _ = start()
-	round(r)
-	r.desc(2, bufBase, 511, descNext, 3)
-	r.desc(3, bufBase, 0, descNext, 4)
-	r.desc(4, bufBase, 0, descNext, 5)
-	r.desc(5, bufBase, 0, descNext, 6)
-	if !round(r) {
-		t.Error("a chain that became shorter is not complete")
-	}
-	// It becomes a read beyond the end, with the position of the write.
-	r, _ = start()
-	round(r)
-	copy(r.at(bufBase, 16), blkHeader(blkOut, 4))
-	if !round(r) || len(r.disk.calls) != 0 {
-		t.Errorf("a request that moved beyond the end had the disk asked for %q; want nothing", r.disk.calls)
-	}
-	// A reset forgets the position, and so does a saved state.
-	r, data = start()
-	round(r)
-	state, err := r.b.SaveState()
+	// A flush that takes long holds nothing up, and a reset waits for all.
 	r.restart(t, blkFlush)
-	if status, got, _ := r.request([][]byte{blkHeader(blkIn, 0)}, 512, 1); status != 0 || err != nil || !bytes.Equal(got, data[:512]) {
-		t.Errorf("first read after a reset in the middle: status %d, %q; want the first sector", status, got[:8])
+	disk.hold, disk.calls = true, []string{}
+	r.Add([][]byte{blkHeader(blkSync, 0)}, 1)
+	r.Add([][]byte{blkHeader(blkOut, 3), make([]byte, 512)}, 1)
+	serve()
+	if len(disk.queue.all) != 2 {
+		t.Errorf("%d requests in flight; want 2", len(disk.queue.all))
 	}
-	r, data = start()
-	if err := r.b.LoadState(state); err != nil {
-		t.Errorf("LoadState = %v; want nil", err)
+	old := r.driver
+	r.restart(t, blkFlush)
+	if len(disk.queue.all) != 0 || len(disk.calls) != 2 {
+		t.Errorf("%d requests in flight after a reset, which had %q done; want none and 2", len(disk.queue.all), disk.calls)
 	}
-	for !round(r) {
+	if _, _, ok := old.Done(); !ok {
+		t.Error("a request that Reset waited for was not returned")
 	}
-	if !bytes.Equal(r.disk.data, data) {
-		t.Error("after LoadState the request was not done from its start")
-	}
-}
 
-func TestBlkState(t *testing.T) {
-	b := NewBlk(newFakeDisk(t, 4096), false, "", nil)
-	state, err := b.SaveState()
-	if err != nil || !bytes.Equal(state, []byte{8, 0, 0, 0, 0, 0, 0, 0}) {
-		t.Errorf("SaveState() = % x, %v; want 8 sectors in 8 bytes", state, err)
+	// A driver that breaks the rules while requests are in flight.
+	r.Add([][]byte{blkHeader(blkOut, 3), make([]byte, 512)}, 1)
+	r.Add([][]byte{{1}}, 1)
+	if err := r.rounds(); err == nil {
+		t.Error("Serve() with a short header = nil; want an error")
 	}
-	if err := NewBlk(newFakeDisk(t, 4096), true, "other", nil).LoadState(state); err != nil {
-		t.Errorf("LoadState of a disk of the same size = %v; want nil", err)
+	r.b.Drain()
+	if len(disk.queue.all) != 0 {
+		t.Error("a request is in flight after Drain")
 	}
-	for _, bad := range [][]byte{nil, state[:7], append(state, 0), {7, 0, 0, 0, 0, 0, 0, 0}, {8, 0, 0, 0, 0, 0, 0, 1}} {
-		if err := b.LoadState(bad); err == nil {
-			t.Errorf("LoadState(% x) = nil; want an error", bad)
-		}
+	if err := r.b.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestBlkAllocs(t *testing.T) {
 	r := newBlkRig(t, newFakeDisk(t, 4096), false, 0)
 	r.disk.calls = nil
-	write, _ := r.add([][]byte{blkHeader(blkOut, 1), make([]byte, 100), make([]byte, 412)}, 1)
-	read, _ := r.add([][]byte{blkHeader(blkIn, 1)}, 412, 101)
+	write, _ := r.Add([][]byte{blkHeader(blkOut, 1), make([]byte, 100), make([]byte, 412)}, 1)
+	read, _ := r.Add([][]byte{blkHeader(blkIn, 1)}, 412, 101)
 	if n := testing.AllocsPerRun(100, func() {
-		r.offer(write)
-		r.offer(read)
+		r.Offer(write)
+		r.Offer(read)
 		if err := r.rounds(); err != nil {
 			t.Error(err)
 		}
@@ -153,12 +126,28 @@ func (m *blkModel) request(kind uint32, sector uint64, out []byte, in int) (stat
 			return blkIOErr, nil
 		}
 		copy(m.data[sector*512:], out)
-		if m.through {
+		if m.through && len(out) > 0 {
 			return flush(), nil
 		}
 		return blkOK, nil
 	case blkSync:
 		return flush(), nil
+	case blkDiscardKind, blkZeroesKind:
+		if len(out) != 16 {
+			return blkIOErr, nil
+		}
+		sector, n, flags := le.Uint64(out), uint64(le.Uint32(out[8:])), le.Uint32(out[12:])
+		switch {
+		case flags > 1 || flags == 1 && kind == blkDiscardKind:
+			return blkUnsupp, nil
+		case m.ro || n > maxRange || sector > sectors || n > sectors-sector:
+			return blkIOErr, nil
+		}
+		clear(m.data[512*sector:][:512*n])
+		if m.through && n > 0 && kind == blkZeroesKind {
+			return flush(), nil
+		}
+		return blkOK, nil
 	case blkGetID:
 		return blkOK, []byte("serial-0123456789abc")[:min(in, 20)]
 	}
@@ -187,7 +176,7 @@ func FuzzBlk(f *testing.F) {
 			return 0
 		}
 		r := newBlkRig(t, disk, m.ro, features)
-		for ; len(requests) >= 8 && r.free < 200; requests = requests[8:] {
+		for ; len(requests) >= 8 && r.Free < 200; requests = requests[8:] {
 			q := requests[:8]
 			kind, sector := uint32(q[0]), uint64(q[1])
 			if sector >= 0x80 { // the far end too
@@ -195,6 +184,9 @@ func FuzzBlk(f *testing.F) {
 			}
 			data := make([]byte, 512*int(q[2]%18)+int(q[3]%2))
 			in := 512*int(q[5]%18) + int(q[4])
+			if kind == blkDiscardKind || kind == blkZeroesKind {
+				data = blkSegment(sector, uint32(q[2])<<(q[7]&24), uint32(q[3]%4))
+			}
 			for i := range data {
 				data[i] = byte(rng.Uint32())
 			}
@@ -211,11 +203,11 @@ func FuzzBlk(f *testing.F) {
 		// The disk stays whole whatever comes now; the fake reports accesses outside.
 		r.restart(t, features)
 		disk.fail = nil
-		copy(r.at(bufBase, 4096), garbage)
-		copy(r.at(descBase, blkQueueSize*descSize), garbage)
+		copy(r.At(bufBase, 4096), garbage)
+		copy(r.At(descBase, blkQueueSize*descSize), garbage)
 		for i := range min(len(garbage), 32) {
 			binary.LittleEndian.PutUint16(r.q.avail[4+2*i:], uint16(garbage[i]))
-			r.offer(uint16(garbage[i]))
+			r.Offer(uint16(garbage[i]))
 		}
 		for range 100 {
 			r.q.left, r.q.more = roundBytes, false

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -17,17 +20,21 @@ var _ Device = (*Blk)(nil)
 
 func TestBlkConfig(t *testing.T) {
 	disk := newFakeDisk(t, 10*512+511)
-	b := NewBlk(disk, false, "", nil)
-	want := make([]byte, 24)
+	b, err := NewBlk(disk, false, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 60)
 	copy(want, "\x0a")
 	copy(want[12:], "\xfe")
 	copy(want[20:], "\x00\x02")
-	if !bytes.Equal(b.Config(), want) || b.Type() != 2 || !slices.Equal(b.Queues(), []uint16{256}) || b.PollFD() != -1 {
-		t.Errorf("Config() = % x, Type() = %d, Queues() = %d, PollFD() = %d; want % x, 2, [256], -1", b.Config(), b.Type(), b.Queues(), b.PollFD(), want)
+	copy(want[36:], "\x00\x00\x40\x00\x01\x00\x00\x00\x08\x00\x00\x00\x00\x00\x40\x00\x01\x00\x00\x00\x01")
+	if i := b.Info(); !bytes.Equal(i.Config, want) || i.Type != 2 || !slices.Equal(i.Queues, []uint16{256}) || b.PollFD() != -1 {
+		t.Errorf("Info() = %+v, PollFD() = %d; want configuration % x, type 2, queues [256], -1", i, b.PollFD(), want)
 	}
-	for ro, want := range map[bool]uint64{false: 1<<2 | 1<<6 | 1<<9, true: 1<<2 | 1<<5 | 1<<6 | 1<<9} {
-		if got := NewBlk(disk, ro, "", nil).Features(); got != want {
-			t.Errorf("Features() with readOnly %v = %#x; want %#x", ro, got, want)
+	for ro, want := range map[bool]uint64{false: 1<<2 | 1<<6 | 1<<9 | 1<<13 | 1<<14, true: 1<<2 | 1<<5 | 1<<6 | 1<<9} {
+		if b, _ := NewBlk(newFakeDisk(t, 512), ro, "", nil); b.Info().Features != want {
+			t.Errorf("features with readOnly %v = %#x; want %#x", ro, b.Info().Features, want)
 		}
 	}
 	if err := b.Close(); err != nil || !disk.closed {
@@ -43,6 +50,7 @@ func TestBlkConfig(t *testing.T) {
 func TestBlkRequests(t *testing.T) {
 	const maxSector = 1<<64 - 1
 	s := func(n int) []byte { return bytes.Repeat([]byte{0xee}, n) }
+	seg := blkSegment
 	for _, c := range []struct {
 		name   string
 		ro     bool
@@ -80,8 +88,20 @@ func TestBlkRequests(t *testing.T) {
 		{"serial", false, blkGetID, maxSector, nil, 20, blkOK, 21, ""},
 		{"serial in too little", false, blkGetID, 0, nil, 5, blkOK, 6, ""},
 		{"serial in too much", false, blkGetID, 0, nil, 30, blkOK, 21, ""},
-		{"discard", false, 11, 0, s(16), 0, blkUnsupp, 1, ""},
-		{"write zeroes", false, 13, 0, s(16), 0, blkUnsupp, 1, ""},
+		{"discard", false, 11, 99, seg(1, 3, 0), 0, blkOK, 1, "discard 512+1536"},
+		{"discard nothing", false, 11, 0, seg(8, 0, 0), 0, blkOK, 1, ""},
+		{"discard over the end", false, 11, 0, seg(7, 2, 0), 0, blkIOErr, 1, ""},
+		{"discard behind the end", false, 11, 0, seg(maxSector, 1, 0), 0, blkIOErr, 1, ""},
+		{"discard too much", false, 11, 0, seg(0, maxRange+1, 0), 0, blkIOErr, 1, ""},
+		{"discard with a flag", false, 11, 0, seg(0, 1, 1), 0, blkUnsupp, 1, ""},
+		{"discard two ranges", false, 11, 0, append(seg(0, 1, 0), seg(1, 1, 0)...), 0, blkIOErr, 1, ""},
+		{"discard half a range", false, 11, 0, s(15), 0, blkIOErr, 1, ""},
+		{"discard read-only", true, 11, 0, seg(0, 1, 0), 0, blkIOErr, 1, ""},
+		{"write zeroes", false, 13, 0, seg(0, 8, 0), 0, blkOK, 1, "write of zeroes 0+4096"},
+		{"write zeroes, free", false, 13, 0, seg(7, 1, 1), 0, blkOK, 1, "write of zeroes 3584+512"},
+		{"write zeroes with an unknown flag", false, 13, 0, seg(7, 1, 2), 0, blkUnsupp, 1, ""},
+		{"write zeroes over the end", false, 13, 0, seg(1, 8, 0), 0, blkIOErr, 1, ""},
+		{"write zeroes read-only", true, 13, 0, seg(0, 1, 0), 0, blkIOErr, 1, ""},
 		{"unknown", false, 1 << 31, 0, s(512), 512, blkUnsupp, 1, ""},
 	} {
 		// In one piece, in the usual three, and split at random.
@@ -109,6 +129,8 @@ func TestBlkRequests(t *testing.T) {
 				copy(want, "serial-0123456789abc")
 			} else if c.kind == blkOut && c.status == blkOK {
 				copy(before[off:], c.out)
+			} else if (c.kind == blkDiscardKind || c.kind == blkZeroesKind) && c.status == blkOK {
+				clear(before[512*le.Uint64(c.out):][:512*le.Uint32(c.out[8:])])
 			}
 			if !bytes.Equal(data, want) {
 				t.Errorf("%s, cut %d: the guest has % x; want % x", c.name, cut, data, want)
@@ -138,15 +160,15 @@ func TestBlkMalformed(t *testing.T) {
 	} {
 		r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
 		if c.out == nil && len(c.in) == 0 {
-			r.desc(0, bufBase, 0, 0, 0) // one empty buffer
-			r.offer(0)
+			r.Desc(0, bufBase, 0, 0, 0) // one empty buffer
+			r.Offer(0)
 		} else {
-			r.add(c.out, c.in...)
+			r.Add(c.out, c.in...)
 		}
 		if err := r.rounds(); err == nil || len(r.disk.calls) != 0 {
 			t.Errorf("%s: Serve() = %v after %q; want an error, and the disk left alone", c.name, err, r.disk.calls)
 		}
-		if _, _, ok := r.driver.done(); ok {
+		if _, _, ok := r.driver.Done(); ok {
 			t.Errorf("%s: the chain was returned", c.name)
 		}
 		// After a reset it works again.
@@ -171,10 +193,10 @@ func TestBlkDurability(t *testing.T) {
 	} {
 		r := newBlkRig(t, newFakeDisk(t, 4096), false, c.features)
 		var seen byte
-		_, bufs := r.add(write, 1)
+		_, bufs := r.Add(write, 1)
 		bufs[0][0] = 0x77
 		r.disk.fail = func(op string, _ int) devices.Errno {
-			if _, _, ok := r.driver.done(); ok {
+			if _, _, ok := r.driver.Done(); ok {
 				t.Errorf("features %#x: the request is complete before its %s", c.features, op)
 			}
 			seen = bufs[0][0]
@@ -187,19 +209,8 @@ func TestBlkDurability(t *testing.T) {
 			t.Errorf("features %#x: the disk was asked for %q, status %#x before and %d after; want %q, 0x77, 0", c.features, got, seen, bufs[0][0], c.calls)
 		}
 	}
-	// A round ends with a flush, which may take long, and the next one goes on.
-	r := newBlkRig(t, newFakeDisk(t, 4096), false, blkFlush)
-	for range 3 {
-		r.add([][]byte{blkHeader(blkSync, 0)}, 1)
-	}
-	for i := range 3 {
-		r.q.left, r.q.more = roundBytes, false
-		if err := r.b.Serve(); err != nil || len(r.disk.calls) != i+1 || r.q.more != (i < 2) {
-			t.Errorf("round %d: %d flushes, more is due: %v; want one in each, and %v", i, len(r.disk.calls), r.q.more, i < 2)
-		}
-	}
 	// A read needs no flush, and a write that failed does not get one.
-	r = newBlkRig(t, newFakeDisk(t, 4096), false, 0)
+	r := newBlkRig(t, newFakeDisk(t, 4096), false, 0)
 	r.disk.fail = func(op string, _ int) devices.Errno {
 		if op == "write" {
 			return syscall.EIO
@@ -268,22 +279,46 @@ func TestBlkOnFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := NewBlk(disk, false, "file", func(op string, e devices.Errno) { t.Errorf("%s: %v", op, e) })
-	g := newGuest(t, b)
-	d := g.start(b.Features())[0]
-	want := bytes.Repeat([]byte("sector. "), 64)
-	_, w := d.add([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1)
-	_, f := d.add([][]byte{blkHeader(blkSync, 0)}, 1)
-	_, rd := d.add([][]byte{blkHeader(blkIn, 2047)}, 500, 12, 1)
-	_, over := d.add([][]byte{blkHeader(blkIn, 2048)}, 512, 1)
-	g.serve()
-	if w[0][0] != 0 || f[0][0] != 0 || rd[2][0] != 0 || !bytes.Equal(append(rd[0], rd[1]...), want) || over[1][0] != blkIOErr {
-		t.Errorf("statuses of write, flush, read, read behind the end = %d, %d, %d, %d; want 0, 0, 0, 1 and the data back", w[0][0], f[0][0], rd[2][0], over[1][0])
+	b, err := NewBlk(disk, false, "file", func(op string, e devices.Errno) { t.Errorf("%s: %v", op, e) })
+	if err != nil {
+		t.Fatal(err)
 	}
+	g := newGuest(t, b)
+	d := g.start(b.Info().Features)[0]
+	want := bytes.Repeat([]byte("sector. "), 64)
+	request := func(out [][]byte, in ...int) []byte {
+		head, bufs := d.Add(out, in...)
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+			_, fd := g.m.Serve()
+			if h, _, ok := d.Done(); ok {
+				if h != uint32(head) {
+					t.Fatalf("used element = %d; want %d", h, head)
+				}
+				return bytes.Join(bufs, nil)
+			}
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10000)
+		}
+		t.Fatal("no answer for 10 s")
+		return nil
+	}
+	check := func(what string, got []byte, want ...byte) {
+		t.Helper()
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: the guest has % .20x; want % .20x", what, got, want)
+		}
+	}
+	check("write", request([][]byte{blkHeader(blkOut, 2047), want[:100], want[100:]}, 1), 0)
+	check("flush", request([][]byte{blkHeader(blkSync, 0)}, 1), 0)
+	check("read", request([][]byte{blkHeader(blkIn, 2047)}, 500, 12, 1), append(want, 0)...)
+	check("read over the end", request([][]byte{blkHeader(blkIn, 2048)}, 1, 1), 0, blkIOErr)
+	check("write", request([][]byte{blkHeader(blkOut, 2000), want, want}, 1), 0)
+	check("write zeroes", request([][]byte{blkHeader(blkZeroesKind, 0), blkSegment(2000, 1, 0)}, 1), 0)
+	check("discard", request([][]byte{blkHeader(blkDiscardKind, 0), blkSegment(0, 1000, 0)}, 1), 0)
+	check("read", request([][]byte{blkHeader(blkIn, 2000)}, 1024, 1), append(append(make([]byte, 512), want...), 0)...)
 	if n := g.irqs.Load(); n == 0 {
 		t.Error("no interrupt")
 	}
-	if err := g.m.Close(); err != nil {
+	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got[2047*512:], want) {

@@ -1,37 +1,43 @@
 package virtio
 
-// total is how many bytes bufs have.
-func total(bufs [][]byte) (n uint64) {
-	for _, b := range bufs {
-		n += uint64(len(b))
+// Buffers are parts of guest memory that belong together, in their order. How a
+// driver cuts a message into buffers means nothing (section 2.7.4).
+type Buffers [][]byte
+
+// Len is how many bytes they have.
+func (b Buffers) Len() (n uint64) {
+	for _, buf := range b {
+		n += uint64(len(buf))
 	}
 	return n
 }
 
-// gather fills b with the first bytes of bufs, scatter copies b to them, as far as
-// both reach; they return how many bytes that was.
-func gather(b []byte, bufs [][]byte) (n int) {
-	for _, buf := range bufs {
-		n += copy(b[n:], buf)
+// CopyTo fills p with their first bytes, as far as both reach, and returns how many
+// bytes that was.
+func (b Buffers) CopyTo(p []byte) (n int) {
+	for _, buf := range b {
+		n += copy(p[n:], buf)
 	}
 	return n
 }
 
-func scatter(bufs [][]byte, b []byte) (n int) {
-	for _, buf := range bufs {
-		n += copy(buf, b[n:])
+// CopyFrom copies p to them, as far as both reach, and returns how many bytes that
+// was.
+func (b Buffers) CopyFrom(p []byte) (n int) {
+	for _, buf := range b {
+		n += copy(buf, p[n:])
 	}
 	return n
 }
 
-// drop returns bufs without their first n bytes; it cuts bufs' own slices.
-func drop(bufs [][]byte, n uint64) [][]byte {
-	for len(bufs) > 0 && n >= uint64(len(bufs[0])) {
-		n -= uint64(len(bufs[0]))
-		bufs = bufs[1:]
+// Skip returns b without its first n bytes; it cuts b's own slices.
+func (b Buffers) Skip(n uint64) Buffers {
+	for len(b) > 0 && n >= uint64(len(b[0])) {
+		n -= uint64(len(b[0]))
+		b = b[1:]
 	}
-	if len(bufs) > 0 {
-		bufs[0] = bufs[0][n:]
+	if len(b) > 0 {
+		b[0] = b[0][n:]
 	}
-	return bufs
+	return b
 }

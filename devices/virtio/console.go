@@ -10,6 +10,7 @@ import (
 
 // Console is the console device (section 5.3) with one port and no size.
 type Console struct {
+	Base
 	out    io.Writer
 	in     int // -1: none, or it has ended
 	rx, tx *Queue
@@ -23,17 +24,9 @@ type Console struct {
 // The console owns neither.
 func NewConsole(out io.Writer, in int) *Console { return &Console{out: out, in: in} }
 
-// Type is 3, the console.
-func (d *Console) Type() uint32 { return 3 }
-
-// Features is none.
-func (d *Console) Features() uint64 { return 0 }
-
-// Queues are receiveq and transmitq of port 0.
-func (d *Console) Queues() []uint16 { return []uint16{64, 64} }
-
-// Config is empty: its fields belong to features that are not offered.
-func (d *Console) Config() []byte { return nil }
+// Info is that of a console with receiveq and transmitq of port 0. The configuration
+// space is empty: its fields belong to features that are not offered.
+func (d *Console) Info() Info { return Info{Type: 3, Queues: []uint16{64, 64}} }
 
 // Start begins.
 func (d *Console) Start(_ uint64, q []*Queue) { d.rx, d.tx = q[0], q[1] }
@@ -48,7 +41,7 @@ func (d *Console) Serve() error {
 
 // transmit makes one write, of a part of a buffer if that is long.
 func (d *Console) transmit() error {
-	for d.tx != nil {
+	for {
 		ok, err := d.tx.Pop(&d.c)
 		if !ok || err != nil {
 			return err
@@ -56,29 +49,21 @@ func (d *Console) transmit() error {
 		if len(d.c.In) > 0 {
 			return errors.New("console: a chain to transmit has writable buffers")
 		}
-		skip := d.sent
-		for _, b := range d.c.Out {
-			if n := uint64(len(b)); skip >= n {
-				skip -= n
-				continue
-			}
-			b = b[skip:]
-			b = b[:min(len(b), maxTransfer)]
+		if rest := d.c.Out.Skip(d.sent); len(rest) > 0 {
+			b := rest[0][:min(len(rest[0]), maxTransfer)]
 			d.out.Write(b)
 			d.sent += uint64(len(b))
-			d.tx.Unpop()
-			d.tx.more = true
+			d.tx.Again()
 			return nil
 		}
 		d.sent = 0
 		d.tx.Push(d.c.Head, 0)
 	}
-	return nil
 }
 
 func (d *Console) receive() error {
 	d.ready = false
-	for d.rx != nil && d.in >= 0 {
+	for d.in >= 0 {
 		ok, err := d.rx.Pop(&d.c)
 		if !ok || err != nil {
 			return err
@@ -121,9 +106,6 @@ func (d *Console) PollFD() int {
 
 // Reset forgets the driver. The end of the input stays.
 func (d *Console) Reset() { *d = Console{out: d.out, in: d.in} }
-
-// Close leaves output and input to their owner.
-func (d *Console) Close() error { return nil }
 
 // SaveState is how much of the chain in transmission is written, 8 bytes.
 func (d *Console) SaveState() ([]byte, error) { return le.AppendUint64(nil, d.sent), nil }

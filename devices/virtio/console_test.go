@@ -27,17 +27,17 @@ func TestConsoleTransmit(t *testing.T) {
 	out := &writeSizes{}
 	g := newGuest(t, NewConsole(out, -1))
 	tx := g.start(FeatureEventIdx)[1]
-	tx.add([][]byte{[]byte("one "), []byte("two ")})
-	tx.desc(tx.free, bufBase, 0, 0, 0) // an empty line
-	tx.offer(tx.free)
-	tx.free++
-	tx.add([][]byte{[]byte("three")})
+	tx.Add([][]byte{[]byte("one "), []byte("two ")})
+	tx.Desc(tx.Free, bufBase, 0, 0, 0) // an empty line
+	tx.Offer(tx.Free)
+	tx.Free++
+	tx.Add([][]byte{[]byte("three")})
 	g.serve()
 	if out.String() != "one two three" {
 		t.Errorf("output = %q; want one two three", out)
 	}
 	for i := range 3 {
-		if _, n, ok := tx.done(); !ok || n != 0 {
+		if _, n, ok := tx.Done(); !ok || n != 0 {
 			t.Errorf("used element %d = %d, %v; want 0 bytes", i, n, ok)
 		}
 	}
@@ -56,13 +56,13 @@ func TestConsoleLong(t *testing.T) {
 	for i := range long {
 		long[i] = byte(i ^ i>>8)
 	}
-	tx.desc(0, 0x40000, uint32(len(long)), descNext, 1)
-	tx.desc(1, 0x40000, 5, descNext, 2)
-	tx.desc(2, 0x40000, maxTransfer, 0, 0)
-	tx.offer(0)
+	tx.Desc(0, 0x40000, uint32(len(long)), descNext, 1)
+	tx.Desc(1, 0x40000, 5, descNext, 2)
+	tx.Desc(2, 0x40000, maxTransfer, 0, 0)
+	tx.Offer(0)
 	rounds := 0
 	for more := true; more; rounds++ {
-		if _, _, ok := tx.done(); ok {
+		if _, _, ok := tx.Done(); ok {
 			t.Fatal("the chain is returned before its end")
 		}
 		more, _ = g.m.Serve()
@@ -84,7 +84,7 @@ func TestConsoleLong(t *testing.T) {
 			t.Errorf("a write of %d bytes; want %d at most", n, maxTransfer)
 		}
 	}
-	if _, _, ok := tx.done(); !ok {
+	if _, _, ok := tx.Done(); !ok {
 		t.Error("the chain is not returned")
 	}
 }
@@ -95,12 +95,12 @@ func TestConsoleRefused(t *testing.T) {
 	r.Close()
 	g := newGuest(t, NewConsole(w, -1))
 	tx := g.start(0)[1]
-	tx.add([][]byte{[]byte("lost")})
-	tx.add([][]byte{[]byte("lost")})
+	tx.Add([][]byte{[]byte("lost")})
+	tx.Add([][]byte{[]byte("lost")})
 	g.serve()
 	g.check("output fails", regStatus, statusRunning)
 	for range 2 {
-		if _, _, ok := tx.done(); !ok {
+		if _, _, ok := tx.Done(); !ok {
 			t.Error("a chain is not returned")
 		}
 	}
@@ -112,7 +112,7 @@ func TestConsoleStopped(t *testing.T) {
 	defer unix.Close(r)
 	defer unix.Close(w)
 	g := newGuest(t, NewConsole(io.Discard, r))
-	g.start(0)[0].add(nil, 1)
+	g.start(0)[0].Add(nil, 1)
 	if _, fd := g.m.Serve(); fd != r {
 		t.Errorf("Serve() = descriptor %d with a buffer; want %d", fd, r)
 	}
@@ -138,32 +138,32 @@ func TestConsoleReceive(t *testing.T) {
 	if fd := dev.PollFD(); fd != -1 {
 		t.Errorf("PollFD() without a buffer = %d; want -1", fd)
 	}
-	_, in1 := rx.add(nil, 3)
-	_, in2 := rx.add(nil, 16, 16)
-	rx.add(nil, 4)
+	_, in1 := rx.Add(nil, 3)
+	_, in2 := rx.Add(nil, 16, 16)
+	rx.Add(nil, 4)
 	_, fd := g.m.Serve()
 	if fd != dev.in {
 		t.Errorf("Serve() = descriptor %d with a buffer and no input; want %d", fd, dev.in)
 	}
 	for i, want := range []string{"abc", "defgh"} {
-		_, n, ok := rx.done()
+		_, n, ok := rx.Done()
 		if got := [][]byte{in1[0], in2[0]}[i]; !ok || string(got[:n]) != want {
 			t.Errorf("input %d = %q, %v; want %q", i, got[:n], ok, want)
 		}
 	}
-	if _, _, ok := rx.done(); ok {
+	if _, _, ok := rx.Done(); ok {
 		t.Error("a buffer is returned without input")
 	}
 	// A reset forgets the buffer, not the input.
 	w.WriteString("later")
 	rx = g.start(0)[0]
-	_, in := rx.add(nil, 100)
+	_, in := rx.Add(nil, 100)
 	g.serve()
-	if _, n, _ := rx.done(); string(in[0][:n]) != "later" {
+	if _, n, _ := rx.Done(); string(in[0][:n]) != "later" {
 		t.Errorf("input after a reset = %q; want later", in[0][:n])
 	}
 	// The last buffer is used: what waits is not polled for.
-	rx.add(nil, 1)
+	rx.Add(nil, 1)
 	if _, fd := g.m.Serve(); fd != dev.in {
 		t.Errorf("Serve() = descriptor %d with a buffer; want %d", fd, dev.in)
 	}
@@ -171,14 +171,14 @@ func TestConsoleReceive(t *testing.T) {
 	if _, fd := g.m.Serve(); fd != -1 {
 		t.Errorf("Serve() = descriptor %d without a buffer; want -1", fd)
 	}
-	rx.done()
+	rx.Done()
 	// The end of the input is for good.
 	w.WriteString("end")
 	w.Close()
-	_, in = rx.add(nil, 100)
-	rx.add(nil, 100)
+	_, in = rx.Add(nil, 100)
+	rx.Add(nil, 100)
 	_, fd = g.m.Serve()
-	if _, n, _ := rx.done(); string(in[0][:n]) != "yzend" || fd != -1 {
+	if _, n, _ := rx.Done(); string(in[0][:n]) != "yzend" || fd != -1 {
 		t.Errorf("input at the end = %q, descriptor %d; want yzend, -1", in[0][:n], fd)
 	}
 	g.serve()
@@ -194,8 +194,8 @@ func TestConsoleWork(t *testing.T) {
 	g := newGuest(t, NewConsole(io.Discard, r))
 	w := g.work(t)
 	rx := g.start(0)[0]
-	_, in := rx.add(nil, 8)
-	rx.add(nil, 8)
+	_, in := rx.Add(nil, 8)
+	rx.Add(nil, 8)
 	signal(t, w.kick)
 	w.idle()
 	if _, err := unix.Write(wr, []byte("x")); err != nil {
@@ -219,9 +219,9 @@ func TestConsoleLies(t *testing.T) {
 		lie   func(d *driver)
 		want  string
 	}{
-		"writable output":   {1, func(d *driver) { d.add([][]byte{{1}}, 1) }, "to transmit has writable buffers"},
-		"readable input":    {0, func(d *driver) { d.add([][]byte{{1}}, 1) }, "to receive has readable buffers"},
-		"no room for input": {0, func(d *driver) { d.desc(0, 0, 0, descWrite, 0); d.offer(0) }, "or no writable one"},
+		"writable output":   {1, func(d *driver) { d.Add([][]byte{{1}}, 1) }, "to transmit has writable buffers"},
+		"readable input":    {0, func(d *driver) { d.Add([][]byte{{1}}, 1) }, "to receive has readable buffers"},
+		"no room for input": {0, func(d *driver) { d.Desc(0, 0, 0, descWrite, 0); d.Offer(0) }, "or no writable one"},
 	} {
 		null, err := os.Open("/dev/zero")
 		if err != nil {
@@ -232,7 +232,7 @@ func TestConsoleLies(t *testing.T) {
 		c.lie(g.start(0)[c.queue])
 		g.serve()
 		g.refused(name, c.want)
-		g.start(0)[1].add([][]byte{[]byte("again")})
+		g.start(0)[1].Add([][]byte{[]byte("again")})
 		g.serve()
 		if out.String() != "again" {
 			t.Errorf("%s, then a reset: output %q; want again", name, out)
@@ -251,12 +251,12 @@ func TestConsoleFlood(t *testing.T) {
 	g := newGuest(t, NewConsole(io.Discard, int(zero.Fd())))
 	rx := g.start(0)[0]
 	for i := range uint16(64) {
-		rx.desc(i, bufBase, 900<<10, descWrite, 0)
-		rx.offer(i)
+		rx.Desc(i, bufBase, 900<<10, descWrite, 0)
+		rx.Offer(i)
 	}
 	g.serve()
 	for i := range 64 {
-		if _, n, ok := rx.done(); !ok || n != maxTransfer {
+		if _, n, ok := rx.Done(); !ok || n != maxTransfer {
 			t.Errorf("buffer %d = %d bytes, %v; want %d", i, n, ok, maxTransfer)
 		}
 	}

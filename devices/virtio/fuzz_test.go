@@ -97,15 +97,15 @@ func FuzzQueue(f *testing.F) {
 		copy(host, image)
 		size := 1 << min(how&7, 5)
 		features := uint64(how) >> 3 & 3 << 28
-		q, err := newQueue(view, uint16(size), 0, fuzzAvail, fuzzUsed, features)
+		q, err := NewQueue(view, uint16(size), 0, fuzzAvail, fuzzUsed, features)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var c Chain
 		for range 100 { // a chain may write to the ring and make itself available again
 			avail := le.Uint16(host[fuzzAvail+2:])
-			waiting := avail - q.next
-			head := le.Uint16(host[fuzzAvail+4+2*int(q.next%uint16(size)):])
+			waiting := avail - q.Next
+			head := le.Uint16(host[fuzzAvail+4+2*int(q.Next%uint16(size)):])
 			want, valid := readChain(host, view, size, head, features&FeatureIndirectDesc != 0)
 			ok, err := q.Pop(&c)
 			if waiting == 0 || int(waiting) > size || !valid {
@@ -193,7 +193,7 @@ func FuzzMMIO(f *testing.F) {
 		last := drivers[len(drivers)-1]
 		k.request(last)
 		g.serve()
-		if _, _, ok := last.done(); !ok {
+		if _, _, ok := last.Done(); !ok {
 			t.Error("the device does not work after a reset")
 		}
 	})

@@ -6,19 +6,23 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvm-monitor/uvm/memory"
 )
 
 // guest is a driver of a device behind its transport.
 type guest struct {
-	t    testing.TB
-	mem  *memory.Memory
-	view *memory.View
-	dev  Device
-	m    *MMIO
-	irqs atomic.Int32 // edges
-	mu   sync.Mutex
-	errs []error // what the transport logged
+	t     testing.TB
+	mem   *memory.Memory
+	view  *memory.View
+	dev   Device
+	m     *MMIO
+	irqs  atomic.Int32 // edges
+	wakes atomic.Int32
+	kick  atomic.Int32 // the doorbell, 0 without a worker
+	mu    sync.Mutex
+	errs  []error // what the transport logged
 }
 
 // readOnly is a page that the guest cannot write; below it each queue has 64 KiB.
@@ -41,12 +45,19 @@ func newGuest(t testing.TB, dev Device) *guest {
 // plug gives the guest's memory another device.
 func (g *guest) plug(dev Device) *guest {
 	g.dev, g.errs = dev, nil
-	g.m = NewMMIO(dev, g.view, func() { g.irqs.Add(1) }, func(err error) {
+	g.m = NewMMIO(dev, g.view, func() { g.irqs.Add(1) }, g.wake, func(err error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.errs = append(g.errs, err)
 	})
 	return g
+}
+
+func (g *guest) wake() {
+	g.wakes.Add(1)
+	if fd := g.kick.Load(); fd != 0 {
+		unix.Write(int(fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 }
 
 func (g *guest) set(off uint64, v uint32) { g.m.Write(off, le.AppendUint32(nil, v)) }
@@ -92,7 +103,7 @@ func (g *guest) setQueue(i, size uint32, desc, avail, used memory.Addr) {
 func (g *guest) queues(features uint64) (drivers []*driver) {
 	g.t.Helper()
 	clear(g.at(0, uint64(readOnly)))
-	for i, size := range g.dev.Queues() {
+	for i, size := range g.dev.Info().Queues {
 		base := memory.Addr(i) << 16
 		drivers = append(drivers, newDriverIn(g.t, g.mem, g.view, base, size, features))
 		g.setQueue(uint32(i), uint32(size), base+descBase, base+availBase, base+usedBase)
@@ -136,21 +147,20 @@ type echo struct {
 	fd     int
 	config []byte
 	served atomic.Int32
-	closed bool
 }
 
 func newEcho() *echo {
 	return &echo{fd: -1, config: []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}}
 }
 
-func (d *echo) Type() uint32               { return 63 }
-func (d *echo) Features() uint64           { return 1<<3 | 1<<40 }
-func (d *echo) Queues() []uint16           { return []uint16{8, 32} }
-func (d *echo) Config() []byte             { return d.config }
+func (d *echo) Info() Info {
+	return Info{Type: 63, Features: 1<<3 | 1<<40, Queues: []uint16{8, 32}, Config: d.config}
+}
+func (d *echo) Drain()                     {}
 func (d *echo) Start(_ uint64, q []*Queue) { d.q = q }
 func (d *echo) PollFD() int                { return d.fd }
 func (d *echo) Reset()                     { d.q, d.count = nil, 0 }
-func (d *echo) Close() error               { d.closed = true; return nil }
+func (d *echo) Close() error               { return nil }
 func (d *echo) SaveState() ([]byte, error) { return []byte{d.count}, nil }
 func (d *echo) LoadState(state []byte) error {
 	if len(state) != 1 {

@@ -39,18 +39,17 @@ const interruptQueue, interruptConfig = 1, 2
 
 // MMIO is the transport of one device. Any goroutine may call its methods.
 type MMIO struct {
-	dev  Device
-	view *memory.View
-	irq  func()
-	log  func(error)
+	dev       Device
+	info      Info // with the transport's features
+	view      *memory.View
+	irq, wake func()
+	log       func(error)
 
-	isr  atomic.Uint32 // InterruptStatus: a handler in the guest does not wait for the device
-	kick atomic.Int32  // what wakes Work, -1 without one
+	isr atomic.Uint32 // InterruptStatus: a handler in the guest does not wait for the device
 
-	mu       sync.Mutex // held while the device works; protects what follows
-	reg      registers
-	q        []*Queue // from DRIVER_OK to the reset or the driver's first offence
-	failures uint64
+	mu  sync.Mutex // held while the device works; protects what follows
+	reg registers
+	q   []*Queue // from DRIVER_OK to the reset or the driver's first offence
 }
 
 // registers is what the driver wrote.
@@ -68,25 +67,25 @@ type words struct {
 }
 
 type queueWords struct {
-	Next, UsedIdx, Signalled uint16
-	Max, Size, Ready         uint32
-	Addr                     [3]memory.Addr // descriptor table, available ring, used ring
+	Cursor           cursor
+	Max, Size, Ready uint32
+	Addr             [3]memory.Addr // descriptor table, available ring, used ring
 }
 
 // NewMMIO returns the transport of dev, in the state after a reset. The guest's
 // queues and buffers are checked against view. irq interrupts the guest by an edge;
-// log hears of a driver's offences, the 1st, 2nd, 4th, 8th … of them. Neither may
-// block or call back.
-func NewMMIO(dev Device, view *memory.View, irq func(), log func(error)) *MMIO {
-	m := &MMIO{dev: dev, view: view, irq: irq, log: log}
-	m.kick.Store(-1)
+// wake rings the doorbell that Work listens to; log hears of a driver's offences, and
+// the guest decides how many there are. None of them may block or call back.
+func NewMMIO(dev Device, view *memory.View, irq, wake func(), log func(error)) *MMIO {
+	m := &MMIO{dev: dev, info: dev.Info(), view: view, irq: irq, wake: wake, log: log}
+	m.info.Features |= FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 	m.reg = m.fresh()
 	return m
 }
 
 // fresh is the registers after a reset.
 func (m *MMIO) fresh() (r registers) {
-	for _, size := range m.dev.Queues() {
+	for _, size := range m.info.Queues {
 		r.queues = append(r.queues, queueWords{Max: uint32(size)})
 	}
 	return r
@@ -120,8 +119,8 @@ func (m *MMIO) Read(off uint64, b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if off >= regConfig {
-		if c := m.dev.Config(); off-regConfig < uint64(len(c)) {
-			copy(b, c[off-regConfig:])
+		if off -= regConfig; off < uint64(len(m.info.Config)) {
+			copy(b, m.info.Config[off:])
 		}
 	} else if len(b) == 4 && off%4 == 0 {
 		const none = 0xffff_ffff // there is no shared memory
@@ -129,19 +128,15 @@ func (m *MMIO) Read(off uint64, b []byte) {
 		le.PutUint32(b, [regConfig]uint32{
 			regMagic:          0x74726976, // "virt"
 			regVersion:        2,
-			regDeviceID:       m.dev.Type(),
+			regDeviceID:       m.info.Type,
 			regVendorID:       0x214d5655, // "UVM!"
-			regDeviceFeatures: word(m.offered(), m.reg.DeviceSel),
+			regDeviceFeatures: word(m.info.Features, m.reg.DeviceSel),
 			regQueueNumMax:    m.reg.queue().Max,
 			regQueueReady:     m.reg.queue().Ready,
 			regStatus:         m.reg.Status,
 			regSHMLen:         none, regSHMLen + 4: none, regSHMBase: none, regSHMBase + 4: none,
 		}[off])
 	}
-}
-
-func (m *MMIO) offered() uint64 {
-	return m.dev.Features() | FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 }
 
 // Write takes a vCPU's write at offset off of the region. What is not an aligned
@@ -184,7 +179,9 @@ func (m *MMIO) Write(off uint64, b []byte) {
 		} else if v&1 == 0 { // the driver takes its memory back
 			q.Ready = 0
 			if i := r.QueueSel; i < uint32(len(m.q)) && m.q[i] != nil {
+				m.dev.Drain()
 				m.q[i].stopped = true
+				m.wake() // for what Drain has completed
 			}
 		}
 	case QueueNotify: // one that the hypervisor did not catch
@@ -197,9 +194,9 @@ func (m *MMIO) Write(off uint64, b []byte) {
 // setStatus follows section 3.1: 0 is a reset, and otherwise bits are only added.
 func (m *MMIO) setStatus(v uint32) {
 	if v == 0 {
+		m.dev.Reset() // first: the registers tell the driver when its memory is its own
 		m.reg, m.q = m.fresh(), nil
 		m.isr.Store(0)
-		m.dev.Reset()
 		return
 	}
 	r := &m.reg
@@ -222,7 +219,7 @@ func (m *MMIO) setStatus(v uint32) {
 }
 
 func (m *MMIO) acceptable(features uint64) bool {
-	return features&FeatureVersion1 != 0 && features&^m.offered() == 0
+	return features&FeatureVersion1 != 0 && features&^m.info.Features == 0
 }
 
 // build makes the queues that the registers say, nil for those that are not ready.
@@ -239,11 +236,11 @@ func (m *MMIO) build(r *registers) ([]*Queue, error) {
 		if c.Size > c.Max {
 			return nil, fmt.Errorf("queue %d: size %d is above %d", i, c.Size, c.Max)
 		}
-		q, err := newQueue(m.view, uint16(c.Size), c.Addr[0], c.Addr[1], c.Addr[2], r.Features)
+		q, err := NewQueue(m.view, uint16(c.Size), c.Addr[0], c.Addr[1], c.Addr[2], r.Features)
 		if err != nil {
 			return nil, fmt.Errorf("queue %d: %w", i, err)
 		}
-		queues[i] = q
+		q.cursor, queues[i] = c.Cursor, q
 	}
 	return queues, nil
 }
@@ -251,11 +248,10 @@ func (m *MMIO) build(r *registers) ([]*Queue, error) {
 // fail ends the service of a driver that broke the rules, until it resets the
 // device (section 2.1.2).
 func (m *MMIO) fail(err error) {
+	m.dev.Drain()
 	m.reg.Status |= statusNeedsReset
 	m.q = nil
-	if m.failures++; m.failures&(m.failures-1) == 0 {
-		m.log(err)
-	}
+	m.log(err)
 	m.interrupt(interruptConfig)
 }
 

@@ -207,8 +207,8 @@ func TestOneInterrupt(t *testing.T) {
 	for i := range 2 {
 		d := g.start(0)
 		for range 2 {
-			d[0].add([][]byte{{1}}, 1)
-			d[1].add([][]byte{{1}}, 1)
+			d[0].Add([][]byte{{1}}, 1)
+			d[1].Add([][]byte{{1}}, 1)
 		}
 		for range 3 {
 			g.serve()
@@ -221,12 +221,12 @@ func TestOneInterrupt(t *testing.T) {
 
 // echo passes a chain through queue d.
 func (d *driver) echo(g *guest) {
-	d.t.Helper()
-	head, in := d.add([][]byte{[]byte("ab"), []byte("cde")}, 3, 4)
+	d.T.Helper()
+	head, in := d.Add([][]byte{[]byte("ab"), []byte("cde")}, 3, 4)
 	g.serve()
-	h, n, ok := d.done()
+	h, n, ok := d.Done()
 	if !ok || h != uint32(head) || n != 5 || string(in[0])+string(in[1][:2]) != "abcde" {
-		d.t.Fatalf("used element = %d, %d, %v with %q, %q; want %d, 5 with abcde", h, n, ok, in[0], in[1], head)
+		d.T.Fatalf("used element = %d, %d, %v with %q, %q; want %d, 5 with abcde", h, n, ok, in[0], in[1], head)
 	}
 }
 
@@ -238,7 +238,7 @@ func TestQueueStop(t *testing.T) {
 		g := newGuest(t, dev)
 		d := g.start(features)
 		d[0].echo(g)
-		d[0].add([][]byte{{1}}, 1)
+		d[0].Add([][]byte{{1}}, 1)
 		g.set(regQueueSel, 0)
 		g.set(regQueueReady, 0)
 		g.check("stopped", regQueueReady, 0)
@@ -263,7 +263,7 @@ func TestReset(t *testing.T) {
 	fresh, _ := g.m.SaveState()
 	d := g.start(FeatureEventIdx)
 	d[0].echo(g)
-	d[0].add([][]byte{{1}}, 1)
+	d[0].Add([][]byte{{1}}, 1)
 	g.set(regDeviceFeaturesSel, 1)
 	g.set(regStatus, 0)
 	if got, _ := g.m.SaveState(); !bytes.Equal(got, fresh) {
@@ -282,7 +282,7 @@ func TestNotifyEarly(t *testing.T) {
 	g := newGuest(t, dev)
 	g.negotiate(0)
 	d := g.queues(0)
-	d[0].add([][]byte{{1}}, 1)
+	d[0].Add([][]byte{{1}}, 1)
 	for _, q := range []uint32{0, 1, 2, 1<<32 - 1} {
 		g.set(QueueNotify, q)
 		g.serve()
@@ -292,20 +292,7 @@ func TestNotifyEarly(t *testing.T) {
 	}
 	g.set(regStatus, statusRunning)
 	g.serve()
-	if _, n, ok := d[0].done(); !ok || n != 1 {
+	if _, n, ok := d[0].Done(); !ok || n != 1 {
 		t.Errorf("used element after DRIVER_OK = %d, %v; want 1 byte", n, ok)
-	}
-}
-
-func TestClose(t *testing.T) {
-	dev := newEcho()
-	g := newGuest(t, dev)
-	g.start(0)
-	if err := g.m.Close(); err != nil || !dev.closed {
-		t.Errorf("Close() = %v, device closed %v; want nil, true", err, dev.closed)
-	}
-	g.serve()
-	if dev.served.Load() != 0 {
-		t.Error("a closed device is served")
 	}
 }

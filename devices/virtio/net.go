@@ -2,59 +2,73 @@ package virtio
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/uvm-monitor/uvm/devices"
 )
 
-// Features of a network device (section 5.1.3).
 const (
-	netMTU    = 1 << 3
-	netMAC    = 1 << 5
-	netStatus = 1 << 16
-
 	netQueueSize  = 256
 	netHeaderSize = 12 // struct virtio_net_hdr (section 5.1.6)
 	netLinkUp     = 1
 
-	minFrame = 14    // an Ethernet header
-	maxFrame = 65550 // the largest that a driver has room for (section 5.1.6.3.1)
-)
+	// An Ethernet header, and what drivers have room for (section 5.1.6.3.1).
+	minFrame, maxFrame = 14, 65550
 
-// No offload is negotiated, so that the header says nothing: of a frame to the
-// host all of it is 0, of one to the guest all but num_buffers.
-var (
-	txHeader [netHeaderSize]byte
-	rxHeader = [netHeaderSize]byte{10: 1}
+	// readv(2) takes 1,024 slices: this many, those of one chain more, and Net.frame.
+	maxSlices = 1023 - netQueueSize
 )
 
 // Net is a network device (section 5.1) with one pair of queues, on a NIC. A
 // frame that cannot be passed on is dropped and counted, as by any network card.
 type Net struct {
+	Base
 	nic      devices.NIC
 	features uint64
 	config   [12]byte // struct virtio_net_config up to mtu
 
-	rx, tx *Queue
-	c      Chain
-	bufs   [][]byte                // reused: a frame's, with the NIC's header
-	spare  [netHeaderSize + 1]byte // the NIC's header, and a byte to tell frames that are too long
-	ready  bool                    // rx has a buffer for the NIC's next frame
+	rx, tx         *Queue
+	sent, received offloads // negotiated
+	hdr            int      // length of the NIC's header, which is laid out as the driver's
+	header         [netHeaderSize]byte
+	out            Buffers // reused: the frame that is sent, with the NIC's header
+	c              Chain
+
+	// A frame may need dozens of chains: those that are popped and not used are held.
+	held        []heldChain
+	bufs        Buffers // of held, for the next frame with the NIC's header
+	room, most  int     // bytes of bufs; length of held
+	frame, late []byte  // what bufs have no room for; a frame that waits for more chains
+	poll        int     // the NIC's PollFD while its next frame can be taken, or -1
 
 	rxDropped, txDropped atomic.Uint64
 }
 
+type heldChain struct {
+	head       uint16
+	bufs, size int // of Net.bufs: slices, bytes
+}
+
 // NewNet returns a device on nic with an address, and where mtu is not 0 the
-// largest payload of a frame, 68 to 65535 bytes.
+// largest payload of a frame, 68 to 65535 bytes. It offers what offloads nic has.
 func NewNet(nic devices.NIC, mac [6]byte, mtu int) *Net {
-	n := &Net{nic: nic, features: netMAC | netStatus}
+	n := &Net{nic: nic, hdr: nic.VnetHeader(), poll: -1, features: netMAC | netStatus, frame: make([]byte, netHeaderSize+maxFrame+1)}
 	copy(n.config[:], mac[:])
 	le.PutUint16(n.config[6:], netLinkUp)
 	le.PutUint16(n.config[10:], uint16(mtu))
 	if mtu != 0 {
 		n.features |= netMTU
 	}
+	// A host that gives frames of a kind also takes them.
+	have := offloads(0)
+	for _, o := range netOffloads {
+		if n.hdr > 0 && nic.SetOffload(int(have|o.flags)) == 0 {
+			have, n.features = have|o.flags, n.features|netMergeable|o.sent|o.received
+		}
+	}
+	nic.SetOffload(0)
 	return n
 }
 
@@ -62,20 +76,29 @@ func NewNet(nic devices.NIC, mac [6]byte, mtu int) *Net {
 // failed reads of the NIC included. Any goroutine may ask.
 func (n *Net) Dropped() (rx, tx uint64) { return n.rxDropped.Load(), n.txDropped.Load() }
 
-// Type is 1, the network card.
-func (n *Net) Type() uint32 { return 1 }
+// Info is that of a network card with receiveq1 and transmitq1. The configuration
+// space has address, status and MTU.
+func (n *Net) Info() Info {
+	return Info{Type: 1, Features: n.features, Queues: []uint16{netQueueSize, netQueueSize}, Config: n.config[:]}
+}
 
-// Features are the address and the link's state, and the MTU where one was given.
-func (n *Net) Features() uint64 { return n.features }
-
-// Queues are receiveq1 and transmitq1.
-func (n *Net) Queues() []uint16 { return []uint16{netQueueSize, netQueueSize} }
-
-// Config has address, status and MTU.
-func (n *Net) Config() []byte { return n.config[:] }
-
-// Start begins.
-func (n *Net) Start(_ uint64, q []*Queue) { n.rx, n.tx = q[0], q[1] }
+// Start begins, with the NIC's offloads as negotiated. One that refuses, such as a
+// deleted one, gives plain frames, which every driver takes.
+func (n *Net) Start(features uint64, q []*Queue) {
+	n.rx, n.tx, n.most = q[0], q[1], 1
+	if features&netMergeable != 0 && n.rx != nil {
+		n.most = int(n.rx.size)
+	}
+	for _, o := range netOffloads { // none goes without checksums (section 5.1.3.1)
+		if features&netOffloads[0].sent != 0 && features&o.sent != 0 {
+			n.sent |= o.flags
+		}
+		if features&netOffloads[0].received != 0 && features&o.received == o.received {
+			n.received |= o.flags
+		}
+	}
+	n.nic.SetOffload(int(n.received))
+}
 
 // Serve sends what the guest has, and receives as far as it has buffers.
 func (n *Net) Serve() error {
@@ -86,81 +109,119 @@ func (n *Net) Serve() error {
 }
 
 func (n *Net) send() error {
-	for n.tx != nil {
+	for {
 		ok, err := n.tx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
 		}
-		size := total(n.c.Out)
-		if size < netHeaderSize {
-			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size)
+		size := int(n.c.Out.Len()) - netHeaderSize
+		if size < 0 {
+			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size+netHeaderSize)
 		}
-		size -= netHeaderSize
-		n.bufs = append(append(n.bufs[:0], txHeader[:n.nic.VnetHeader()]), drop(n.c.Out, netHeaderSize)...)
-		if size < minFrame || size > maxFrame || n.nic.WriteFrame(n.bufs) != 0 {
+		n.c.Out.CopyTo(n.header[:])
+		n.out = append(append(n.out[:0], n.header[:n.hdr]), n.c.Out.Skip(netHeaderSize)...)
+		if size < minFrame || size > maxFrame || !n.sent.cover(&n.header) || !inside(&n.header, size) || n.nic.WriteFrame(n.out) != 0 {
 			n.txDropped.Add(1)
 		}
 		n.tx.Push(n.c.Head, 0)
 	}
-	return nil
 }
 
 func (n *Net) receive() error {
-	n.ready = false
-	for n.rx != nil {
-		ok, err := n.rx.Pop(&n.c)
-		if !ok || err != nil {
+	for n.poll = -1; ; {
+		if err := n.hold(); err != nil || len(n.held) == 0 {
 			return err
 		}
-		room, hdr := total(n.c.In), n.nic.VnetHeader()
-		if room < netHeaderSize {
-			return fmt.Errorf("net: a chain to receive has %d bytes, less than a header", room)
+		got, errno := len(n.late), devices.Errno(0)
+		if got > 0 {
+			n.bufs.CopyFrom(n.late)
+		} else {
+			all := append(n.bufs, n.frame[min(n.room, len(n.frame)-1):])
+			n.bufs = all[:len(n.bufs)]
+			got, errno = n.nic.ReadFrame(all)
 		}
-		scatter(n.c.In, rxHeader[:])
-		n.bufs = append(append(n.bufs[:0], n.spare[:hdr]), drop(n.c.In, netHeaderSize)...)
-		n.bufs = append(n.bufs, n.spare[netHeaderSize:])
-		got, errno := n.nic.ReadFrame(n.bufs)
-		written := uint64(got-hdr) + netHeaderSize
-		if errno == 0 && written <= room {
-			n.rx.Push(n.c.Head, uint32(written))
-			continue
-		}
-		n.rx.Unpop()
 		if errno == syscall.EAGAIN {
-			n.ready = true
+			n.poll = n.nic.PollFD()
 			return nil
 		}
+		if errno == 0 && got > n.room && got < len(n.frame) && n.mayHold() {
+			n.bufs.CopyTo(n.frame)
+			n.late = n.frame[:got]
+			return nil
+		}
+		n.late = nil
+		if errno == 0 && got <= n.room && n.deliver(got) {
+			continue
+		}
 		n.rxDropped.Add(1)
-		if errno != 0 {
-			// A NIC that was deleted is readable for ever. The driver's next
-			// notification has it tried again.
+		// A round ends, also if no frame takes a chain. A NIC that was deleted is
+		// readable for ever: the driver's next notification has it tried again.
+		if n.rx.left -= chainBytes; errno != 0 || n.rx.left <= 0 {
+			n.rx.more = errno == 0
 			return nil
 		}
 	}
+}
+
+func (n *Net) mayHold() bool { return len(n.held) < n.most && len(n.bufs) < maxSlices }
+
+// hold takes chains until every frame has room.
+func (n *Net) hold() error {
+	for n.room < netHeaderSize+maxFrame && n.mayHold() {
+		if ok, err := n.rx.Pop(&n.c); !ok || err != nil {
+			return err
+		}
+		in := n.c.In
+		if in.Len() < netHeaderSize {
+			return fmt.Errorf("net: a chain to receive has %d bytes, less than a header", in.Len())
+		}
+		if n.hdr == 0 {
+			in.CopyFrom([]byte{10: 1, 11: 0}) // one buffer, no offload
+			in = in.Skip(netHeaderSize)
+		}
+		size := int(in.Len())
+		n.held, n.bufs, n.room = append(n.held, heldChain{n.c.Head, len(in), size}), append(n.bufs, in...), n.room+size
+	}
 	return nil
+}
+
+// deliver gives the driver the first got bytes of bufs, unless they need what it has
+// not negotiated: the NIC may have had them since before.
+func (n *Net) deliver(got int) bool {
+	var h [netHeaderSize]byte
+	if n.bufs.CopyTo(h[:n.hdr]); !n.received.cover(&h) {
+		return false
+	}
+	chains, bufs, size := 0, 0, 0
+	for ; size < got; chains++ {
+		c := n.held[chains]
+		n.rx.put(c.head, uint32(min(c.size, got-size)+netHeaderSize-n.hdr))
+		size, bufs = size+c.size, bufs+c.bufs
+	}
+	le.PutUint16(h[10:], uint16(chains)) // num_buffers
+	n.bufs.CopyFrom(h[:n.hdr])
+	n.rx.publish()
+	n.held, n.bufs, n.room = slices.Delete(n.held, 0, chains), slices.Delete(n.bufs, 0, bufs), n.room-size
+	return true
 }
 
 // PollFD is the NIC's while a frame can be taken.
-func (n *Net) PollFD() int {
-	if n.ready {
-		return n.nic.PollFD()
+func (n *Net) PollFD() int { return n.poll }
+
+// Drain gives the chains back that are held.
+func (n *Net) Drain() {
+	for range n.held {
+		n.rx.Unpop()
 	}
-	return -1
+	n.held, n.bufs, n.room = n.held[:0], n.bufs[:0], 0
 }
 
-// Reset forgets the driver.
-func (n *Net) Reset() { n.rx, n.tx, n.c, n.bufs, n.ready = nil, nil, Chain{}, nil, false }
+// Reset forgets the driver, and has the NIC give plain frames.
+func (n *Net) Reset() {
+	n.Drain()
+	n.rx, n.tx, n.sent, n.received, n.late, n.poll = nil, nil, 0, 0, nil, -1
+	n.nic.SetOffload(0)
+}
 
 // Close closes the NIC.
 func (n *Net) Close() error { return n.nic.Close() }
-
-// SaveState is the configuration space, 12 bytes, which the guest has read.
-func (n *Net) SaveState() ([]byte, error) { return append([]byte(nil), n.config[:]...), nil }
-
-// LoadState accepts what a device with the same address and MTU returned.
-func (n *Net) LoadState(state []byte) error {
-	if string(state) != string(n.config[:]) {
-		return fmt.Errorf("net: saved state % x is not that of a device with configuration % x", state, n.config)
-	}
-	return nil
-}

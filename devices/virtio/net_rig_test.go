@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"bytes"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -13,7 +14,11 @@ type fakeNIC struct {
 	t        testing.TB
 	hdr      int
 	in, out  [][]byte
-	readErr  devices.Errno // instead of a frame
+	header   [netHeaderSize]byte   // in front of each of in
+	headers  [][netHeaderSize]byte // of each of out
+	lacks    int                   // TUN_F_… that SetOffload does not know
+	offload  int                   // what SetOffload was last called with
+	readErr  devices.Errno         // instead of a frame
 	writeErr devices.Errno
 	reads    int
 	closed   bool
@@ -28,27 +33,37 @@ func (n *fakeNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 		return 0, syscall.EAGAIN
 	}
 	frame := n.in[0]
+	bufs = slices.Clone(bufs) // Skip cuts its own
 	n.in = n.in[1:]
 	size := 0
-	// A header of the host's, which must not reach the guest.
-	for _, part := range [][]byte{bytes.Repeat([]byte{0xdd}, n.hdr), frame} {
-		before := total(bufs)
-		scatter(bufs, part)
-		bufs = drop(bufs, uint64(len(part)))
-		size += int(before - total(bufs))
+	for _, part := range [][]byte{n.header[:n.hdr], frame} {
+		before := Buffers(bufs).Len()
+		Buffers(bufs).CopyFrom(part)
+		bufs = Buffers(bufs).Skip(uint64(len(part)))
+		size += int(before - Buffers(bufs).Len())
 	}
 	return size, 0
 }
 
 func (n *fakeNIC) WriteFrame(bufs [][]byte) devices.Errno {
 	b := bytes.Join(bufs, nil)
-	if len(b) < n.hdr || !bytes.Equal(b[:n.hdr], make([]byte, n.hdr)) {
-		n.t.Errorf("WriteFrame: header % x; want %d zeroes", b[:min(n.hdr, len(b))], n.hdr)
-	}
 	if n.writeErr == 0 {
-		n.out = append(n.out, b[min(n.hdr, len(b)):])
+		n.out = append(n.out, b[n.hdr:])
+		n.headers = append(n.headers, [netHeaderSize]byte{})
+		copy(n.headers[len(n.headers)-1][:], b[:n.hdr])
 	}
 	return n.writeErr
+}
+
+func (n *fakeNIC) SetOffload(flags int) devices.Errno {
+	if n.hdr == 0 && flags != 0 {
+		n.t.Error("SetOffload of a NIC without a header")
+	}
+	if flags&n.lacks != 0 {
+		return syscall.EINVAL
+	}
+	n.offload = flags
+	return 0
 }
 
 func (n *fakeNIC) VnetHeader() int { return n.hdr }
@@ -62,6 +77,8 @@ type netRig struct {
 	nic    *fakeNIC
 	n      *Net
 	rx, tx *driver
+
+	features uint64 // that the driver accepts
 }
 
 var testMAC = [6]byte{2, 0, 0, 1, 2, 3}
@@ -74,11 +91,20 @@ func newNetRig(t testing.TB, hdr int) *netRig {
 	return r
 }
 
+// newOffloadRig is one whose driver accepts the features, on a NIC that has all.
+func newOffloadRig(t testing.TB, features uint64) *netRig {
+	t.Helper()
+	r := newNetRig(t, netHeaderSize)
+	r.features = features
+	r.restart()
+	return r
+}
+
 // restart gives the device a new driver, with fresh memory for each queue.
 func (r *netRig) restart() {
 	r.n.Reset()
 	r.rx, r.tx = newDriver(r.t, netQueueSize, FeatureVersion1), newDriver(r.t, netQueueSize, FeatureVersion1)
-	r.n.Start(FeatureVersion1|netMAC, []*Queue{r.rx.q, r.tx.q})
+	r.n.Start(FeatureVersion1|netMAC|r.features, []*Queue{r.rx.q, r.tx.q})
 }
 
 // rounds serves as the transport does, until there is no more.
@@ -113,4 +139,31 @@ func ethernet(n int, fill byte) []byte {
 	b := bytes.Repeat([]byte{fill}, n)
 	copy(b, "\xff\xff\xff\xff\xff\xff\x02\x00\x00\x00\x00\x01\x88\xb5")
 	return b
+}
+
+// received takes the next frame that the driver got, from the first of chains, and
+// says how many it took. All of them are there at once, and all but the last are full.
+func (r *netRig) received(chains [][][]byte) (frame []byte, n int) {
+	r.t.Helper()
+	for more := 1; n < more; n++ {
+		_, used, ok := r.rx.Done()
+		if !ok && n == 0 {
+			return nil, 0
+		}
+		if !ok || n == len(chains) {
+			r.t.Fatalf("%d chains of a frame in %d", n, more)
+		}
+		all := bytes.Join(chains[n], nil)
+		frame = append(frame, all[:used]...)
+		if n == 0 {
+			more = int(le.Uint16(frame[10:]))
+			if h := frame[:10]; !bytes.Equal(h, r.nic.header[:10]) {
+				r.t.Errorf("a frame has header % x; want % x", h, r.nic.header[:10])
+			}
+		}
+		if more > 1 && n < more-1 && int(used) != len(all) {
+			r.t.Errorf("chain %d of %d has %d bytes; want all %d", n, more, used, len(all))
+		}
+	}
+	return frame[netHeaderSize:], n
 }

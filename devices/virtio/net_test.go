@@ -13,17 +13,17 @@ import (
 var _ Device = (*Net)(nil)
 
 func TestNetConfig(t *testing.T) {
-	nic := &fakeNIC{}
+	nic := &fakeNIC{t: t}
 	for mtu, want := range map[int]uint64{0: 1<<5 | 1<<16, 9000: 1<<3 | 1<<5 | 1<<16} {
 		n := NewNet(nic, testMAC, mtu)
 		config := []byte{2, 0, 0, 1, 2, 3, 1, 0, 0, 0, byte(mtu & 0xff), byte(mtu >> 8)}
-		if got := n.Features(); got != want || !bytes.Equal(n.Config(), config) {
-			t.Errorf("MTU %d: Features() = %#x, Config() = % x; want %#x, % x", mtu, got, n.Config(), want, config)
+		if got := n.Info(); got.Features != want || !bytes.Equal(got.Config, config) {
+			t.Errorf("MTU %d: Info() = %+v; want features %#x, configuration % x", mtu, got, want, config)
 		}
 	}
 	n := NewNet(nic, testMAC, 0)
-	if n.Type() != 1 || !slices.Equal(n.Queues(), []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
-		t.Errorf("Type() = %d, Queues() = %d, PollFD() = %d; want 1, [256 256], -1, and Serve to do nothing", n.Type(), n.Queues(), n.PollFD())
+	if i := n.Info(); i.Type != 1 || !slices.Equal(i.Queues, []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
+		t.Errorf("Info() = %+v, PollFD() = %d; want type 1, queues [256 256], -1, and Serve to do nothing", i, n.PollFD())
 	}
 	if err := n.Close(); err != nil || !nic.closed {
 		t.Errorf("Close() = %v, and the NIC is closed: %v; want nil, true", err, nic.closed)
@@ -43,7 +43,7 @@ func TestNetSend(t *testing.T) {
 			if n >= 14 {
 				frame = ethernet(n, byte(i))
 			}
-			header := bytes.Repeat([]byte{0xff}, netHeaderSize)
+			header := append([]byte{0xfe, 0}, bytes.Repeat([]byte{0xff}, netHeaderSize-2)...)
 			out := [][]byte{append(header, frame...)}
 			switch {
 			case i%3 == 1 && n > 0:
@@ -51,9 +51,9 @@ func TestNetSend(t *testing.T) {
 			case i%3 == 2:
 				out = cutBytes(rng, out[0], 10)
 			}
-			head, _ := r.tx.add(out)
+			head, _ := r.tx.Add(out)
 			r.serve()
-			if h, used, ok := r.tx.done(); !ok || h != uint32(head) || used != 0 {
+			if h, used, ok := r.tx.Done(); !ok || h != uint32(head) || used != 0 {
 				t.Errorf("frame of %d: used element %d, %d, %v; want %d, 0", n, h, used, ok, head)
 			}
 			if n >= 14 && n <= 65550 {
@@ -65,6 +65,9 @@ func TestNetSend(t *testing.T) {
 		if !slices.EqualFunc(r.nic.out, want, bytes.Equal) {
 			t.Errorf("header of %d: %d frames arrived; want %d, unchanged and in order", hdr, len(r.nic.out), len(want))
 		}
+		if i := slices.IndexFunc(r.nic.headers, func(h [netHeaderSize]byte) bool { return h != [netHeaderSize]byte{} }); i >= 0 {
+			t.Errorf("header %d = % x; want zeros, for it asked for nothing", i, r.nic.headers[i])
+		}
 		r.dropped("sent", 0, drops)
 	}
 }
@@ -75,6 +78,7 @@ func TestNetReceive(t *testing.T) {
 	for _, hdr := range []int{0, netHeaderSize} {
 		for cut := range 10 {
 			r := newNetRig(t, hdr)
+			r.nic.header = [netHeaderSize]byte{0xfe, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9} // none of it asks for anything
 			rng := rand.New(rand.NewPCG(uint64(cut), 3))
 			in := []int{netHeaderSize + 1514}
 			switch cut {
@@ -89,12 +93,12 @@ func TestNetReceive(t *testing.T) {
 			want := [][]byte{r.nic.in[1], r.nic.in[2], r.nic.in[4]}
 			var bufs [3][][]byte
 			for i := range bufs {
-				_, bufs[i] = r.rx.add(nil, in...)
+				_, bufs[i] = r.rx.Add(nil, in...)
 			}
 			r.serve()
 			for i, frame := range want {
 				all := bytes.Join(bufs[i], nil)
-				h, used, ok := r.rx.done()
+				h, used, ok := r.rx.Done()
 				if !ok || int(h) != i*len(in) || int(used) != netHeaderSize+len(frame) {
 					t.Fatalf("cut %d, frame %d: used element %d, %d, %v; want %d, %d", cut, i, h, used, ok, i*len(in), netHeaderSize+len(frame))
 				}
@@ -122,18 +126,18 @@ func TestNetPoll(t *testing.T) {
 	}
 	r.nic.in = [][]byte{ethernet(60, 1)}
 	poll("no buffer", -1, 0)
-	r.rx.add(nil, 1526)
+	r.rx.Add(nil, 1526)
 	poll("a buffer and a frame", -1, 1)
-	r.rx.add(nil, 1526)
+	r.rx.Add(nil, 1526)
 	poll("a buffer and no frame", 123, 2)
 	poll("again", 123, 3)
 	r.nic.in = [][]byte{ethernet(60, 2)}
 	poll("the frame", -1, 4)
-	if _, used, ok := r.rx.done(); !ok || used != 72 {
+	if _, used, ok := r.rx.Done(); !ok || used != 72 {
 		t.Errorf("used length = %d, %v; want 72", used, ok)
 	}
 	// A reset while it waits.
-	r.rx.add(nil, 1526)
+	r.rx.Add(nil, 1526)
 	poll("a third buffer", 123, 5)
 	r.n.Reset()
 	if got := r.n.PollFD(); got != -1 || r.n.Serve() != nil {
@@ -145,8 +149,8 @@ func TestNetPoll(t *testing.T) {
 		q := []*Queue{r.rx.q, r.tx.q}
 		q[i] = nil
 		r.n.Start(0, q)
-		r.rx.add(nil, 1526)
-		r.tx.add([][]byte{make([]byte, netHeaderSize), ethernet(60, 3)})
+		r.rx.Add(nil, 1526)
+		r.tx.Add([][]byte{make([]byte, netHeaderSize), ethernet(60, 3)})
 		r.serve()
 		if got := len(r.nic.out) == 1; got != (i == 0) {
 			t.Errorf("without queue %d the frame was sent: %v", i, got)
@@ -161,12 +165,12 @@ func TestNetFaults(t *testing.T) {
 		r := newNetRig(t, netHeaderSize)
 		r.nic.writeErr = e
 		for range 3 {
-			r.tx.add([][]byte{make([]byte, netHeaderSize), ethernet(60, 1)})
+			r.tx.Add([][]byte{make([]byte, netHeaderSize), ethernet(60, 1)})
 		}
 		r.serve()
 		r.dropped("write "+e.Error(), 0, 3)
 		for range 3 {
-			if _, used, ok := r.tx.done(); !ok || used != 0 {
+			if _, used, ok := r.tx.Done(); !ok || used != 0 {
 				t.Errorf("write %v: used element %d, %v; want 0", e, used, ok)
 			}
 		}
@@ -174,7 +178,7 @@ func TestNetFaults(t *testing.T) {
 			continue
 		}
 		r.nic.readErr = e
-		r.rx.add(nil, 1526)
+		r.rx.Add(nil, 1526)
 		r.serve()
 		r.dropped("read "+e.Error(), 1, 3)
 		if got := r.n.PollFD(); got != -1 || r.nic.reads != 1 {
@@ -183,7 +187,7 @@ func TestNetFaults(t *testing.T) {
 		// The driver's next notification finds it well again; the buffer is not lost.
 		r.nic.readErr, r.nic.in = 0, [][]byte{ethernet(60, 9)}
 		r.serve()
-		if _, used, ok := r.rx.done(); !ok || used != 72 {
+		if _, used, ok := r.rx.Done(); !ok || used != 72 {
 			t.Errorf("after %v: used element %d, %v; want 72", e, used, ok)
 		}
 	}
@@ -195,11 +199,11 @@ func TestNetMalformed(t *testing.T) {
 		name string
 		add  func(r *netRig)
 	}{
-		{"11 bytes to send", func(r *netRig) { r.tx.add([][]byte{make([]byte, 11)}) }},
-		{"11 bytes to send in pieces", func(r *netRig) { r.tx.add([][]byte{{1}, make([]byte, 10)}) }},
-		{"a buffer to write in the send queue", func(r *netRig) { r.tx.add(nil, 1526) }},
-		{"11 bytes of room", func(r *netRig) { r.rx.add(nil, 10, 1) }},
-		{"a buffer to read in the receive queue", func(r *netRig) { r.rx.add([][]byte{make([]byte, 1526)}) }},
+		{"11 bytes to send", func(r *netRig) { r.tx.Add([][]byte{make([]byte, 11)}) }},
+		{"11 bytes to send in pieces", func(r *netRig) { r.tx.Add([][]byte{{1}, make([]byte, 10)}) }},
+		{"a buffer to write in the send queue", func(r *netRig) { r.tx.Add(nil, 1526) }},
+		{"11 bytes of room", func(r *netRig) { r.rx.Add(nil, 10, 1) }},
+		{"a buffer to read in the receive queue", func(r *netRig) { r.rx.Add([][]byte{make([]byte, 1526)}) }},
 	} {
 		r := newNetRig(t, 0)
 		r.nic.in = [][]byte{ethernet(60, 1)}
@@ -208,9 +212,9 @@ func TestNetMalformed(t *testing.T) {
 			t.Errorf("%s: Serve() = %v after %d reads and %d frames sent; want an error, and no frame lost", c.name, err, r.nic.reads, len(r.nic.out))
 		}
 		r.restart()
-		r.rx.add(nil, 1526)
+		r.rx.Add(nil, 1526)
 		r.serve()
-		if _, used, ok := r.rx.done(); !ok || used != 72 {
+		if _, used, ok := r.rx.Done(); !ok || used != 72 {
 			t.Errorf("%s, after a reset: used element %d, %v; want 72", c.name, used, ok)
 		}
 	}

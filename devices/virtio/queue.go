@@ -10,8 +10,8 @@ import (
 
 var le = binary.LittleEndian
 
-// Queue is the device's side of a split virtqueue (virtio 1.2, section 2.7).
-// One goroutine at a time uses it. A guest that breaks the rules makes a method
+// Queue is the device's side of a split virtqueue (virtio 1.2, section 2.7); nil is
+// one that the driver did not enable. One goroutine at a time uses it. A guest that breaks the rules makes a method
 // return an error; the device then needs a reset.
 type Queue struct {
 	view     *memory.View
@@ -21,13 +21,19 @@ type Queue struct {
 
 	desc, avail, used []byte // live guest memory
 
-	next      uint16 // index in the available ring of the next chain
-	usedIdx   uint16 // index in the used ring of the next element
-	signalled uint16 // usedIdx at the last look whether the driver wants an interrupt
+	cursor
+	inFlight uint16 // chains that Pop has handed out and Push has not returned
 
 	stopped bool // the driver wrote 0 to QueueReady
 	left    int  // bytes that Pop may still hand out in this round of Serve
 	more    bool // this round left chains that could have been handled
+}
+
+// cursor is what a queue remembers while no chain is in flight.
+type cursor struct {
+	Next      uint16 // index in the available ring of the next chain
+	UsedIdx   uint16 // index in the used ring of the next element
+	Signalled uint16 // UsedIdx at the last look whether the driver wants an interrupt
 }
 
 // A round of Serve hands out chains of together roundBytes, and the one that goes
@@ -42,28 +48,25 @@ const (
 // The slices are live guest memory: what is decided on is copied first.
 type Chain struct {
 	Head uint16
-	Out  [][]byte // readable by the device, never empty slices
-	In   [][]byte // writable by the device, never empty slices
+	Out  Buffers // readable by the device, never empty slices
+	In   Buffers // writable by the device, never empty slices
 }
 
-// Descriptor flags (section 2.7.5).
+// Descriptor flags (section 2.7.5), and the sizes in bytes of a descriptor and of an
+// element of the used ring.
 const (
-	descNext     = 1
-	descWrite    = 2
-	descIndirect = 4
-)
-
-const (
-	descSize     = 16
-	usedElemSize = 8
+	descNext, descWrite, descIndirect = 1, 2, 4
+	descSize, usedElemSize            = 16, 8
 )
 
 // MaxQueueSize is the largest number of descriptors that a queue may have here.
 const MaxQueueSize = 1024
 
-// newQueue checks what the driver said of a queue. The lengths are those of
-// section 2.7, with the event fields at the rings' ends.
-func newQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, features uint64) (*Queue, error) {
+// NewQueue checks what the driver said of a queue: the number of descriptors, and the
+// addresses of descriptor table, available ring and used ring. Their lengths are
+// those of section 2.7, with the event fields at the rings' ends. Devices get their
+// queues from the transport; it is exported for their tests.
+func NewQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, features uint64) (*Queue, error) {
 	n := uint64(size)
 	switch {
 	case size == 0 || size&(size-1) != 0 || size > MaxQueueSize:
@@ -86,42 +89,56 @@ func newQueue(view *memory.View, size uint16, desc, avail, used memory.Addr, fea
 	return q, nil
 }
 
-// Pop takes the next chain, or says that there is none; the driver will then
-// notify when there is. It says so too when this round of Serve has had its
-// share; another round follows. It allocates nothing once c has grown.
+// Pop takes the next chain, which is in flight until Push returns it, or says that
+// there is none; the driver will then notify when there is. It says so too when this
+// round of Serve has had its share; another round follows. There are never more
+// chains in flight than the queue has descriptors. It allocates nothing once c has
+// grown.
 func (q *Queue) Pop(c *Chain) (ok bool, err error) {
-	if q.stopped {
+	if q == nil || q.stopped {
 		return false, nil
 	}
 	waiting := q.waiting()
 	if waiting == 0 && q.eventIdx {
 		// Ask for a notification of the next one, and look again: it may have come
 		// before the driver saw the wish (section 2.7.10).
-		memory.Store16(q.used[4+int(q.size)*usedElemSize:], q.next)
+		memory.Store16(q.used[4+int(q.size)*usedElemSize:], q.Next)
 		memory.Fence()
 		waiting = q.waiting()
 	}
 	if waiting == 0 {
 		return false, nil
 	}
-	if waiting > q.size {
-		return false, fmt.Errorf("available index is %d ahead, in a queue of %d", waiting, q.size)
+	if waiting > q.size-q.inFlight {
+		return false, fmt.Errorf("available index is %d ahead, in a queue of %d with %d chains in flight", waiting, q.size, q.inFlight)
 	}
 	if q.left <= 0 {
 		q.more = true
 		return false, nil
 	}
 	q.left -= chainBytes
-	head := memory.Load16(q.avail[4+2*int(q.next&(q.size-1)):])
-	q.next++
+	head := memory.Load16(q.avail[4+2*int(q.Next&(q.size-1)):])
+	q.Next++
+	q.inFlight++
 	return true, q.walk(c, head)
 }
 
-// Unpop gives back the chain of the last Pop, for the next one.
-func (q *Queue) Unpop() { q.next-- }
+// Unpop gives back the chain of the last Pop, for the next one. Repeated, it gives
+// back those before, as long as none of them was pushed.
+func (q *Queue) Unpop() {
+	q.Next--
+	q.inFlight--
+}
+
+// Again is Unpop for a chain that goes on in the next round of Serve, which follows
+// at once, whether or not the driver or the host has anything new.
+func (q *Queue) Again() {
+	q.Unpop()
+	q.more = true
+}
 
 // waiting is the number of chains that the driver made available.
-func (q *Queue) waiting() uint16 { return memory.Load16(q.avail[2:]) - q.next }
+func (q *Queue) waiting() uint16 { return memory.Load16(q.avail[2:]) - q.Next }
 
 // walk collects the buffers of the chain at head.
 func (q *Queue) walk(c *Chain, head uint16) error {
@@ -175,31 +192,47 @@ func (q *Queue) buffer(c *Chain, addr memory.Addr, size uint64, write bool) erro
 	return nil
 }
 
-// Push returns a chain to the driver; the device wrote the first written bytes
-// of its In.
+// Push returns a chain in flight to the driver; the device wrote the first written
+// bytes of its In.
 func (q *Queue) Push(head uint16, written uint32) {
+	if q.put(head, written); !q.stopped {
+		q.publish()
+	}
+}
+
+// put is Push for one of several chains that the driver is to see at once, by publish.
+func (q *Queue) put(head uint16, written uint32) {
+	q.inFlight--
 	if q.stopped {
 		return
 	}
-	e := q.used[4+usedElemSize*int(q.usedIdx&(q.size-1)):]
+	e := q.used[4+usedElemSize*int(q.UsedIdx&(q.size-1)):]
 	le.PutUint32(e, uint32(head))
 	le.PutUint32(e[4:], written)
-	q.usedIdx++
-	memory.Store16(q.used[2:], q.usedIdx)
+	q.UsedIdx++
+}
+
+func (q *Queue) publish() { memory.Store16(q.used[2:], q.UsedIdx) }
+
+// begin gives the queue its share of a round of Serve.
+func (q *Queue) begin() {
+	if q != nil {
+		q.left, q.more = roundBytes, false
+	}
 }
 
 // interrupt says whether the driver wants to hear of the chains pushed since it
 // was asked last (section 2.7.7.2).
 func (q *Queue) interrupt() bool {
-	if q.usedIdx == q.signalled {
+	if q == nil || q.UsedIdx == q.Signalled {
 		return false
 	}
 	memory.Fence()
-	before := q.signalled
-	q.signalled = q.usedIdx
+	before := q.Signalled
+	q.Signalled = q.UsedIdx
 	if q.eventIdx {
 		event := memory.Load16(q.avail[4+2*int(q.size):])
-		return q.usedIdx-event-1 < q.usedIdx-before
+		return q.UsedIdx-event-1 < q.UsedIdx-before
 	}
 	const noInterrupt = 1
 	return memory.Load16(q.avail)&noInterrupt == 0

@@ -14,7 +14,7 @@ import (
 // TestQueue passes one chain through.
 func TestQueue(t *testing.T) {
 	d := newDriver(t, 8, FeatureEventIdx)
-	head, in := d.add([][]byte{[]byte("abc"), []byte("de")}, 4)
+	head, in := d.Add([][]byte{[]byte("abc"), []byte("de")}, 4)
 	var c Chain
 	ok, err := d.q.Pop(&c)
 	if !ok || err != nil {
@@ -25,7 +25,7 @@ func TestQueue(t *testing.T) {
 	}
 	copy(c.In[0], "1234")
 	d.q.Push(c.Head, 4)
-	if h, n, ok := d.done(); h != uint32(head) || n != 4 || !ok || string(in[0]) != "1234" {
+	if h, n, ok := d.Done(); h != uint32(head) || n != 4 || !ok || string(in[0]) != "1234" {
 		t.Errorf("used element = %d, %d, %v with %q; want %d, 4 and 1234", h, n, ok, in[0], head)
 	}
 	if !d.q.interrupt() || d.q.interrupt() {
@@ -41,8 +41,8 @@ func TestUnpop(t *testing.T) {
 	d := newDriver(t, 2, 0)
 	var c Chain
 	for i := range 1<<16 + 10 {
-		d.desc(0, bufBase, uint32(i)+1, 0, 0)
-		d.offer(0)
+		d.Desc(0, bufBase, uint32(i)+1, 0, 0)
+		d.Offer(0)
 		for range 2 {
 			if ok, err := d.q.Pop(&c); !ok || err != nil || len(c.Out[0]) != i+1 {
 				t.Fatalf("Pop %d = %v, %v", i, ok, err)
@@ -53,7 +53,7 @@ func TestUnpop(t *testing.T) {
 			t.Fatalf("Pop %d = false", i)
 		}
 		d.q.Push(c.Head, uint32(i))
-		if _, n, ok := d.done(); !ok || n != uint32(i) {
+		if _, n, ok := d.Done(); !ok || n != uint32(i) {
 			t.Fatalf("used element %d = %d, %v", i, n, ok)
 		}
 	}
@@ -61,26 +61,24 @@ func TestUnpop(t *testing.T) {
 
 // TestNoInterrupt: without event indices the driver has a flag.
 func TestNoInterrupt(t *testing.T) {
-	d := newDriver(t, 4, 0)
+	d := newDriver(t, 8, 0)
 	for _, flag := range []uint16{0, 1, 0, 1, 2} {
 		memory.Store16(d.q.avail, flag)
-		d.q.Push(0, 0)
+		d.Add(nil, 1)
+		var c Chain
+		if ok, err := d.q.Pop(&c); !ok || err != nil {
+			t.Fatalf("Pop = %v, %v", ok, err)
+		}
+		d.q.Push(c.Head, 0)
 		if got := d.q.interrupt(); got != (flag != 1) {
 			t.Errorf("interrupt() with flags %d = %v; want %v", flag, got, flag != 1)
 		}
 	}
 }
 
-// kickNeeded says whether a driver that has just offered chains has to notify
-// (section 2.7.10), and enable asks for an interrupt at the next used element.
-func (d *driver) kickNeeded(before uint16) bool {
-	memory.Fence()
-	event := memory.Load16(d.q.used[4+usedElemSize*int(d.size):])
-	return d.avail-event-1 < d.avail-before
-}
-
+// enable asks for an interrupt at the next used element.
 func (d *driver) enable(at uint16) {
-	memory.Store16(d.q.avail[4+2*int(d.size):], at)
+	memory.Store16(d.q.avail[4+2*int(d.Size):], at)
 	memory.Fence()
 }
 
@@ -92,7 +90,7 @@ func TestEventIndex(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	d := newDriver(t, 16, FeatureEventIdx)
 	for i := range uint16(16) {
-		d.desc(i, bufBase, 1, 0, 0)
+		d.Desc(i, bufBase, 1, 0, 0)
 	}
 	var c Chain
 	var offered, pushed, looked, event int // of chains; event: the element that the driver wants to hear of
@@ -100,12 +98,12 @@ func TestEventIndex(t *testing.T) {
 	for step := range 1_000_000 {
 		switch rnd.IntN(5) {
 		case 0: // some chains
-			before := d.avail
+			before := d.Avail
 			for n := rnd.IntN(16 - (offered - pushed) + 1); n > 0; n-- {
-				d.offer(uint16(offered % 16))
+				d.Offer(uint16(offered % 16))
 				offered++
 			}
-			kicked = d.kickNeeded(before) || kicked
+			kicked = d.KickNeeded(before) || kicked
 		case 1: // the driver chooses an element, one that is long past, or the next
 			event = max(pushed-rnd.IntN(20), 0) + rnd.IntN(20)
 			d.enable(uint16(event))
@@ -148,7 +146,7 @@ func TestWakeups(t *testing.T) {
 	const chains = 100_000
 	d := newDriver(t, 4, FeatureEventIdx)
 	for i := range uint16(4) {
-		d.desc(i, bufBase, 1, 0, 0)
+		d.Desc(i, bufBase, 1, 0, 0)
 	}
 	var kick, irq, stop atomic.Bool
 	served, done := make(chan int, 1), make(chan bool)
@@ -183,10 +181,10 @@ func TestWakeups(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(1, 2))
 		for offered, seen := 0, 0; seen < chains; {
 			if offered < chains {
-				before := d.avail
-				d.offer(uint16(offered % 4))
+				before := d.Avail
+				d.Offer(uint16(offered % 4))
 				offered++
-				if d.kickNeeded(before) {
+				if d.KickNeeded(before) {
 					kick.Store(true)
 				}
 			}
@@ -194,12 +192,12 @@ func TestWakeups(t *testing.T) {
 				memory.Load16(d.q.used)
 			}
 			for wait := offered-seen == 4 || offered == chains; ; {
-				if _, _, ok := d.done(); ok {
+				if _, _, ok := d.Done(); ok {
 					seen++
 					wait = offered == chains && seen < chains
 				} else if !wait {
 					break
-				} else if d.enable(d.used); memory.Load16(d.q.used[2:]) == d.used {
+				} else if d.enable(d.Used); memory.Load16(d.q.used[2:]) == d.Used {
 					for !irq.Swap(false) && !stop.Load() {
 						runtime.Gosched()
 					}
@@ -226,23 +224,23 @@ func TestAllocs(t *testing.T) {
 		d := drivers[len(drivers)-1]
 		kind.request(d) // from here on again and again, as it is and by a table
 		g.serve()
-		d.done()
-		a, table := d.alloc(int(d.free) * descSize)
+		d.Done()
+		a, table := d.Alloc(int(d.Free) * descSize)
 		copy(table, d.q.desc)
-		i := d.free
-		d.desc(i, a, uint32(len(table)), descIndirect, 0)
+		i := d.Free
+		d.Desc(i, a, uint32(len(table)), descIndirect, 0)
 		buf := make([]byte, 4)
 		run := func() {
-			d.offer(0)
-			d.offer(i)
-			d.enable(d.used)
+			d.Offer(0)
+			d.Offer(i)
+			d.enable(d.Used)
 			g.serve()
 			g.m.Read(regInterruptStatus, buf)
 			g.m.Read(regStatus, buf)
-			if _, _, ok := d.done(); !ok {
+			if _, _, ok := d.Done(); !ok {
 				t.Fatalf("%T did not serve", g.dev)
 			}
-			d.done()
+			d.Done()
 		}
 		irqs := g.irqs.Load()
 		if n := testing.AllocsPerRun(100, run); n != 0 {

@@ -11,7 +11,7 @@ func TestRNG(t *testing.T) {
 	sizes := []int{1, 7, 64, 255, 256, 257, 5000}
 	bufs := make([][]byte, len(sizes))
 	for i, n := range sizes {
-		_, in := d.add(nil, n, 8)
+		_, in := d.Add(nil, n, 8)
 		bufs[i] = in[0]
 		if !bytes.Equal(in[1], make([]byte, 8)) {
 			t.Fatal("buffers are not fresh")
@@ -20,7 +20,7 @@ func TestRNG(t *testing.T) {
 	g.serve()
 	for i, n := range sizes {
 		want := min(n, 256)
-		_, written, ok := d.done()
+		_, written, ok := d.Done()
 		if !ok || written != uint32(want) {
 			t.Errorf("buffer of %d bytes: %d written, %v; want %d", n, written, ok, want)
 		}
@@ -39,19 +39,19 @@ func TestRNG(t *testing.T) {
 
 func TestRNGLies(t *testing.T) {
 	for name, lie := range map[string]func(d *driver){
-		"nothing to write":   func(d *driver) { d.add([][]byte{{1}}) },
-		"something to read":  func(d *driver) { d.add([][]byte{{1}}, 8) },
-		"nothing at all":     func(d *driver) { d.desc(0, 0, 0, 0, 0); d.offer(0) },
-		"outside the memory": func(d *driver) { d.desc(0, end, 1, descWrite, 0); d.offer(0) },
+		"nothing to write":   func(d *driver) { d.Add([][]byte{{1}}) },
+		"something to read":  func(d *driver) { d.Add([][]byte{{1}}, 8) },
+		"nothing at all":     func(d *driver) { d.Desc(0, 0, 0, 0, 0); d.Offer(0) },
+		"outside the memory": func(d *driver) { d.Desc(0, end, 1, descWrite, 0); d.Offer(0) },
 	} {
 		g := newGuest(t, NewRNG())
 		lie(g.start(0)[0])
 		g.serve()
 		g.refused(name, "")
 		d := g.start(0)[0]
-		d.add(nil, 8)
+		d.Add(nil, 8)
 		g.serve()
-		if _, n, _ := d.done(); n != 8 {
+		if _, n, _ := d.Done(); n != 8 {
 			t.Errorf("%s, then a reset: %d bytes; want 8", name, n)
 		}
 	}

@@ -16,14 +16,12 @@ var kinds = []struct {
 	make    func() Device
 	request func(d *driver)
 }{
-	{func() Device { return newEcho() }, func(d *driver) { d.add([][]byte{{1}}, 1) }},
-	{func() Device { return NewRNG() }, func(d *driver) { d.add(nil, 16) }},
-	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.add([][]byte{{1}}) }},
-	{func() Device {
-		return NewBlk(&fakeDisk{data: make([]byte, 4096)}, false, "", func(string, devices.Errno) {})
-	},
-		func(d *driver) { d.add([][]byte{make([]byte, 16)}, 512, 1) }},
-	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.add([][]byte{make([]byte, 60)}) }},
+	{func() Device { return newEcho() }, func(d *driver) { d.Add([][]byte{{1}}, 1) }},
+	{func() Device { return NewRNG() }, func(d *driver) { d.Add(nil, 16) }},
+	{func() Device { return NewConsole(io.Discard, -1) }, func(d *driver) { d.Add([][]byte{{1}}) }},
+	{func() Device { return blkOf(4096) },
+		func(d *driver) { d.Add([][]byte{make([]byte, 16)}, 512, 1) }},
+	{func() Device { return NewNet(&sinkNIC{}, [6]byte{2}, 1500) }, func(d *driver) { d.Add([][]byte{make([]byte, 60)}) }},
 }
 
 // sinkNIC takes every frame and has none.
@@ -61,14 +59,14 @@ func TestState(t *testing.T) {
 	g.reload(newEcho())
 	g.set(regStatus, statusRunning)
 	d[0].echo(g)
-	d[1].add([][]byte{{1}}, 1) // in flight
-	d[1].add([][]byte{{1}}, 1)
+	d[1].Add([][]byte{{1}}, 1) // in flight
+	d[1].Add([][]byte{{1}}, 1)
 	g.reload(newEcho())
 	if g.dev.(*echo).count != 1 {
 		t.Errorf("device's state = %d; want 1", g.dev.(*echo).count)
 	}
 	g.serve()
-	if _, n, ok := d[1].done(); !ok || n != 1 {
+	if _, n, ok := d[1].Done(); !ok || n != 1 {
 		t.Errorf("chain in flight = %d, %v; want 1", n, ok)
 	}
 	g.check("queue and interrupt", regInterruptStatus, interruptQueue)
@@ -78,8 +76,8 @@ func TestState(t *testing.T) {
 	g.set(regQueueReady, 0)
 	g.reload(newEcho())
 	g.serve()
-	d[1].avail += 100
-	d[1].offer(0)
+	d[1].Avail += 100
+	d[1].Offer(0)
 	g.serve()
 	g.check("lie", regStatus, statusRunning|statusNeedsReset)
 	g.reload(newEcho())
@@ -97,8 +95,8 @@ func TestBadState(t *testing.T) {
 		t.Fatal(err)
 	}
 	const queue = 32 // the first queue's words; 42 bytes each
-	if len(good) != queue+2*42+1 {
-		t.Fatalf("state has %d bytes; want %d", len(good), queue+2*42+1)
+	if len(good) != queue+2*42+13+1 {
+		t.Fatalf("state has %d bytes; want %d", len(good), queue+2*42+13+1)
 	}
 	for _, c := range []struct {
 		name string
@@ -119,6 +117,7 @@ func TestBadState(t *testing.T) {
 		{"ready", queue + 14, []byte{2}, "ready 2"},
 		{"descriptors", queue + 18, []byte{1}, "need addresses aligned"},
 		{"available ring", queue + 33, []byte{1}, "available ring: guest memory"},
+		{"configuration", queue + 2*42 + 12, []byte{0}, "configuration space 01 02 03 04 05 06 07 08 09 0a 0b 0c 00, need 01"},
 		{"used ring", queue + 41, []byte{0x80}, "used ring: guest memory"},
 	} {
 		state := bytes.Clone(good)
@@ -142,6 +141,29 @@ func (g *guest) badState(name string, state []byte, want string) {
 	}
 	if after, _ := g.m.SaveState(); !bytes.Equal(before, after) || dev.q != nil {
 		g.t.Errorf("%s: LoadState changed the device: %x; want %x", name, after, before)
+	}
+}
+
+// TestOtherDevice: a state is for a device that is the same to its guest.
+func TestOtherDevice(t *testing.T) {
+	disk := func(size int) Device { return blkOf(size) }
+	nic := func(mac byte, mtu int) Device { return NewNet(&sinkNIC{}, [6]byte{mac}, mtu) }
+	for _, c := range []struct {
+		saved, other Device
+		ok           bool
+	}{
+		{disk(4096), disk(4096), true}, {disk(4096), disk(4608), false}, {disk(4096), nic(2, 1500), false},
+		{nic(2, 1500), nic(2, 1500), true}, {nic(2, 1500), nic(4, 1500), false}, {nic(2, 1500), nic(2, 1400), false}, {nic(2, 1500), nic(2, 0), false},
+	} {
+		g := newGuest(t, c.saved)
+		g.start(0)
+		state, err := g.m.SaveState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.plug(c.other).m.LoadState(state); (err == nil) != c.ok {
+			t.Errorf("LoadState of %+v into %+v = %v; want success: %v", c.saved.Info(), c.other.Info(), err, c.ok)
+		}
 	}
 }
 

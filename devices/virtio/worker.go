@@ -17,9 +17,7 @@ func (m *MMIO) Serve() (more bool, fd int) {
 		return false, -1
 	}
 	for _, q := range m.q {
-		if q != nil {
-			q.left, q.more = roundBytes, false
-		}
+		q.begin()
 	}
 	if err := m.dev.Serve(); err != nil {
 		m.fail(err)
@@ -27,9 +25,7 @@ func (m *MMIO) Serve() (more bool, fd int) {
 	}
 	wanted := false
 	for _, q := range m.q {
-		if q != nil {
-			more, wanted = more || q.more, q.interrupt() || wanted
-		}
+		more, wanted = more || q != nil && q.more, q.interrupt() || wanted
 	}
 	if wanted {
 		m.interrupt(interruptQueue)
@@ -42,8 +38,6 @@ func (m *MMIO) Serve() (more bool, fd int) {
 // It starts with a round, for what came before it, and sleeps in the kernel while
 // there is nothing to do.
 func (m *MMIO) Work(kick, stop int) {
-	m.kick.Store(int32(kick))
-	defer m.kick.Store(-1)
 	fds := []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}, {Fd: int32(kick), Events: unix.POLLIN}, {Events: unix.POLLIN}}
 	count := make([]byte, 8)
 	for dead := -1; ; {
@@ -68,19 +62,4 @@ func (m *MMIO) Work(kick, stop int) {
 			dead = fd // it would be reported for ever
 		}
 	}
-}
-
-// wake has Work look again.
-func (m *MMIO) wake() {
-	if fd := m.kick.Load(); fd >= 0 {
-		unix.Write(int(fd), []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	}
-}
-
-// Close gives the device's host resources back, after Work has returned.
-func (m *MMIO) Close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.reg, m.q = m.fresh(), nil
-	return m.dev.Close()
 }

@@ -83,7 +83,8 @@ func containerImage(p *guestPrograms) (v1.Image, error) {
 	cfg.OS, cfg.Architecture = "linux", "amd64"
 	cfg.Config = v1.Config{
 		Entrypoint: []string{"app"}, Cmd: []string{"of the", "image"}, WorkingDir: "/srv", User: "web", Hostname: "box",
-		Env: []string{"PATH=/opt:/bin", "GREETING=hello world", "LAST=exit 7"},
+		Env:          []string{"PATH=/opt:/bin", "GREETING=hello world", "LAST=exit 7"},
+		ExposedPorts: map[string]struct{}{"8080/tcp": {}},
 	}
 	return mutate.ConfigFile(img, cfg)
 }
@@ -114,7 +115,7 @@ func TestContainers(t *testing.T) {
 		err = tarball.WriteToFile(path("app.tar"), name.MustParseReference("app:1"), img)
 	}
 	if err == nil {
-		err = goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path("uvm-image"), "./cmd/uvm-image")
+		err = goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", tmp, "./cmd/uvm-image", "./cmd/uvm-net")
 	}
 	if err == nil {
 		_, err = run(root, "make", "-s", "-C", "guests", "OUT="+tmp, path("uvm-init"))
@@ -138,7 +139,7 @@ func TestContainers(t *testing.T) {
 	}
 	files := map[string]string{
 		"/vm/app.tar": path("app.tar"), "/vm/dir.ext4": path("dir.ext4"),
-		srcDir + "/bin/uvm-image": path("uvm-image"), srcDir + "/bin/guests/uvm-init": path("uvm-init"),
+		srcDir + "/bin/uvm-image": path("uvm-image"), srcDir + "/bin/uvm-net": path("uvm-net"), srcDir + "/bin/guests/uvm-init": path("uvm-init"),
 	}
 	for _, k := range []string{"lupine-base", "lupine-general"} {
 		if files[srcDir+"/bin/guests/"+k+".vmlinux"], err = LinuxKernel(k); err != nil {
@@ -170,6 +171,20 @@ inside ip tuntap add tap0 mode tap
 inside ip addr add 10.0.0.1/24 dev tap0
 inside ip link set tap0 up
 inside uvm run --image app.tar --net tap0,ip=10.0.0.2/24,gw=10.0.0.1 --env 'LAST=ping -c 2 10.0.0.1; exit 0'; s=$?
+ip netns del lab
+exit $s`),
+		// A port that the image exposes is reached at the address that uvm has found.
+		job("network of uvm's own", 0, `^from the guest\nguest: 10\.192\.0\.2, ports 8080/tcp\nleft: 0\n$`, `ip netns add lab
+inside() { ip netns exec lab "$@"; }
+inside ip link set lo up
+inside uvm run --image app.tar --net auto --timeout 60s --env 'LAST=echo from the guest | busybox nc -l -p 8080; exit 0' >out 2>err & vm=$!
+while kill -0 $vm 2>/dev/null; do
+	got=$(inside timeout 5 bash -c 'read -r line </dev/tcp/10.192.0.2/8080 && echo $line' 2>/dev/null) && break
+	sleep 0.2
+done
+wait $vm; s=$?
+echo "$got"; cat err; cat out >&2
+echo left: $(inside ip -o link | grep -c uvm)
 ip netns del lab
 exit $s`),
 	)

@@ -89,6 +89,10 @@ type Job struct {
 	// a command. Real time, or with ICount whichever of real time and the
 	// lab's comes first.
 	Bound time.Duration
+	// Again runs a command once more where its Bound ended it, and logs what the
+	// first attempt said. For guests that the lab's emulation may stop; see
+	// docs/testing.md. Argv has to work a second time.
+	Again bool
 }
 
 func (j *Job) name() string {

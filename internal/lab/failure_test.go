@@ -34,6 +34,7 @@ var children = map[string]func(t *testing.T){
 			Job{Name: "missing", Argv: []string{"/no/such/program"}},
 			Job{Name: "no result", Argv: []string{"true"}, Results: []string{"/no/such/file"}},
 			Job{Name: "slow", Argv: []string{"sleep", "100"}, Bound: time.Second},
+			Job{Name: "again", Argv: []string{"sh", "-c", "echo a try; test -e /tmp/tried && exit 3; touch /tmp/tried; sleep 100"}, Bound: time.Second, Again: true},
 			Job{Name: "good", Argv: []string{"sh", "-c", "printf '\\377\\n' >/tmp/result"}, Results: []string{"/tmp/result"}, Check: func(t *testing.T, r *Result) {
 				if got := string(r.Files["/tmp/result"]); got != "\xff\n" || r.Status != 0 {
 					t.Errorf("result = %q, status %d", got, r.Status)
@@ -123,7 +124,8 @@ func TestFailures(t *testing.T) {
 		at+`status `, `status 3; want 0`, `stdout: said$`, `stderr: complained$`,
 		at+`missing `, `/no/such/program: no such file`,
 		at+`no_result `, `/no/such/file: no such file`,
-		at+`slow `, `killed after its bound of 1s`,
+		at+`slow `, `killed after its bound of 1s`, `^ *stderr: the job has taken too long`, `\d+ \(sleep\) S user 0 `, `KVM for 500ms`, `tracer: nop`,
+		at+`again `, `HUNG ONCE, and runs again$`, `status 3; want 0`,
 		`^ *--- PASS: TestChild/good `,
 		at+`kernel `, `Kernel panic - not syncing: sysrq triggered crash`, `Call Trace:`,
 		at+`after `, `did not run: the lab was lost before`,
@@ -142,8 +144,8 @@ func TestFailures(t *testing.T) {
 	again := exec.CommandContext(ctx, m[1])
 	again.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	events, err := again.Output()
-	if err != nil || bytes.Count(events, []byte(`"event":"exit"`)) != 9 || !bytes.Contains(events, []byte("got 1; want 2")) {
-		t.Errorf("%s: %v; want the verdicts of 9 jobs:\n%s", m[1], err, events)
+	if err != nil || bytes.Count(events, []byte(`"event":"exit"`)) != 10 || !bytes.Contains(events, []byte("got 1; want 2")) {
+		t.Errorf("%s: %v; want the verdicts of 10 jobs:\n%s", m[1], err, events)
 	}
 }
 

@@ -17,8 +17,15 @@ import (
 // skips are the tests that do not run in the lab though their package does.
 // Each says why it could not hold there; that it is slow is no reason.
 var skips = map[string]map[string]string{
-	"kvm": {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
+	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
+	"internal/kvmprobe": {"TestHeader": "as kvm's"},
+	"cmd/uvm": {
+		"TestNetAuto": hostNet, "TestNetAutoMany": hostNet, "TestNetStartFails": hostNet,
+		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet, "TestNetWords": hostNet,
+	},
 }
+
+const hostNet = "makes interfaces with a program that it builds; no Go in the lab, nothing of it depends on the KVM"
 
 // TestLab runs every package that has tests with a real KVM once more, on the
 // lab's KVM, in one boot.

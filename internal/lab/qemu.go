@@ -18,8 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/uvm-monitor/uvm/internal/kvmprobe"
 	"github.com/uvm-monitor/uvm/internal/lab/wire"
-	"github.com/uvm-monitor/uvm/vmm"
 )
 
 // Names in a run's folder.
@@ -34,7 +34,7 @@ const (
 // by itself, but on a busy machine it gets it wrong, and then all its time runs
 // at another speed than ours: its time-outs come early, or never.
 var hostTSC = sync.OnceValue(func() uint64 {
-	info, err := vmm.ProbeKVM("")
+	info, err := kvmprobe.Probe("/dev/kvm")
 	if err != nil {
 		return 0
 	}

@@ -138,7 +138,7 @@ func boot(t *testing.T, o Options, jobs []Job, pattern runFilter) (*session, err
 
 // wire is the job as the agent sees it.
 func (j *Job) wire(pattern runFilter, test string) wire.Job {
-	w := wire.Job{Name: j.name(), Argv: j.Argv, Env: j.Env, Dir: j.Dir, Bound: j.bound(), Results: j.Results}
+	w := wire.Job{Name: j.name(), Argv: j.Argv, Env: j.Env, Dir: j.Dir, Bound: j.bound(), Results: j.Results, Again: j.Again}
 	if j.Package != "" {
 		dir, file := testBinary(j.Package)
 		w.Argv = append([]string{file}, j.testFlags(pattern.inner(test+"/"+j.name()))...)
@@ -178,9 +178,14 @@ func (s *session) do(t *testing.T, i int) {
 	} else {
 		var stdout, stderr strings.Builder
 		err = s.collect(i, r, func(stream int, b []byte) {
-			if stream == 1 {
+			switch stream {
+			case 0:
+				t.Logf("HUNG ONCE, and runs again\nstdout: %s\nstderr: %s", &stdout, &stderr)
+				stdout.Reset()
+				stderr.Reset()
+			case 1:
 				stdout.Write(b)
-			} else {
+			default:
 				stderr.Write(b)
 			}
 		})
@@ -215,13 +220,14 @@ type verdictError struct{ text string }
 
 func (e *verdictError) Error() string { return e.text }
 
-// collect reads the events of job i into r and output, to its verdict. Its
-// error is a *verdictError, or the lab is of no more use.
+// collect reads the events of job i into r and output, to its verdict; stream 0
+// is the end of an attempt that did not count. Its error is a *verdictError, or the
+// lab is of no more use.
 func (s *session) collect(i int, r *Result, output func(stream int, b []byte)) error {
 	bound := s.jobs[i].bound()
 	limit := bound + slack
 	deadline := time.Now().Add(limit)
-	for {
+	for started := false; ; {
 		e, err := s.m.next(deadline, limit)
 		if err != nil {
 			return err
@@ -231,6 +237,11 @@ func (s *session) collect(i int, r *Result, output func(stream int, b []byte)) e
 		}
 		switch e.Event {
 		case wire.Start:
+			if started {
+				output(0, nil)
+				deadline = time.Now().Add(limit)
+			}
+			started = true
 		case wire.Output:
 			output(e.Stream, e.Bytes())
 		case wire.File:

@@ -1,6 +1,8 @@
 package rootfs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +12,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -21,32 +26,61 @@ const cacheVersion = "1"
 // Fill writes the root file system of a container image into f, which is empty: a copy of the
 // guest's own. Where an image with its digest lies in the folder cache it takes that one, else it
 // makes it there first. args, if there are any, stand in place of the image's, and o.Start.Env is
-// added to its environment. o.Source, Kind, Tag, Limits, Init and Progress count.
-func Fill(ctx context.Context, f *os.File, cache string, o Options, args []string) error {
-	file, err := cached(ctx, cache, o)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := copyFile(f, file); err != nil {
-		return fmt.Errorf("copy of the root file system: %w", err)
-	}
-	if len(args) == 0 && len(o.Start.Env) == 0 {
-		return nil
-	}
-	return restart(ctx, f, cache, args, o.Start.Env)
-}
-
-// cached returns the image for a source, and makes it if it is not there.
-func cached(ctx context.Context, cache string, o Options) (*os.File, error) {
+// added to its environment. o.Source, Kind, Tag, Limits, Init and Progress count. It returns the ports
+// that the image exposes, as 80/tcp, at most 64.
+func Fill(ctx context.Context, f *os.File, cache string, o Options, args []string) (ports []string, err error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return nil, err
 	}
 	o.Limits.complete()
-	key, err := cacheKey(ctx, cache, o)
+	config, err := readConfig(ctx, cache, o)
 	if err != nil {
 		return nil, err
 	}
+	if ports, err = exposedPorts(config); err != nil {
+		return nil, fmt.Errorf("%s: the image's configuration: %w", o.Source, err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %x %x", cacheVersion, sha256.Sum256(config), sha256.Sum256(o.Init))
+	file, err := cached(ctx, cache, hex.EncodeToString(h.Sum(nil)), o)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if err := copyFile(f, file); err != nil {
+		return nil, fmt.Errorf("copy of the root file system: %w", err)
+	}
+	if len(args) == 0 && len(o.Start.Env) == 0 {
+		return ports, nil
+	}
+	return ports, restart(ctx, f, cache, args, o.Start.Env)
+}
+
+// exposedPorts lists the ports of an image's configuration in their order.
+func exposedPorts(config []byte) ([]string, error) {
+	cfg, err := v1.ParseConfigFile(bytes.NewReader(config))
+	if err != nil {
+		return nil, err
+	}
+	var ports []string
+	for p := range cfg.Config.ExposedPorts {
+		if !strings.Contains(p, "/") {
+			p += "/tcp"
+		}
+		if portForm.MatchString(p) { // what is none is nobody's to reach
+			ports = append(ports, p)
+		}
+	}
+	slices.SortFunc(ports, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	return ports[:min(len(ports), 64)], nil
+}
+
+// portForm is a port or a range of them, with its protocol.
+var portForm = regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?/(tcp|udp|sctp)$`)
+
+// cached returns the image that key names, and makes it if it is not there. key is the digest of what Build would make: of
+// the image's configuration, which has the digests of all layers in it, and of what uvm adds.
+func cached(ctx context.Context, cache, key string, o Options) (*os.File, error) {
 	o.Output = filepath.Join(cache, key+".ext4")
 	if f, err := os.Open(o.Output); !errors.Is(err, fs.ErrNotExist) {
 		return f, err
@@ -76,19 +110,18 @@ func cached(ctx context.Context, cache string, o Options) (*os.File, error) {
 	return os.Open(o.Output)
 }
 
-// cacheKey names what Build would make: the digest of the image's configuration, which has those
-// of all layers in it, and of what uvm adds.
-func cacheKey(ctx context.Context, cache string, o Options) (string, error) {
+// readConfig reads the image's configuration.
+func readConfig(ctx context.Context, cache string, o Options) ([]byte, error) {
 	src, err := openSource(o.Source, o.Kind, o.Limits.Entries)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if src.kind != KindOCI && src.kind != KindDocker {
-		return "", fmt.Errorf("%s is not a container image: make a root file system of it with uvm rootfs, and give that with --disk", o.Source)
+		return nil, fmt.Errorf("%s is not a container image: make a root file system of it with uvm rootfs, and give that with --disk", o.Source)
 	}
 	tmp, err := os.MkdirTemp(cache, ".uvm-rootfs-")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer os.RemoveAll(tmp)
 	var img v1.Image
@@ -103,15 +136,13 @@ func cacheKey(ctx context.Context, cache string, o Options) (string, error) {
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", o.Source, err)
+		return nil, fmt.Errorf("%s: %w", o.Source, err)
 	}
 	config, err := img.RawConfigFile()
 	if err != nil {
-		return "", fmt.Errorf("%s: the image's configuration: %w", o.Source, err)
+		return nil, fmt.Errorf("%s: the image's configuration: %w", o.Source, err)
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %x %x", cacheVersion, sha256.Sum256(config), sha256.Sum256(o.Init))
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return config, nil
 }
 
 // copyFile makes f a copy of from: blocks shared with it where the file system can, else of what

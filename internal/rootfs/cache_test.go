@@ -25,8 +25,12 @@ func fill(t testing.TB, cache string, o Options, args ...string) (string, error)
 	if err := os.Remove(f.Name()); err != nil {
 		t.Fatal(err)
 	}
-	if err := Fill(t.Context(), f, cache, o, args); err != nil {
+	ports, err := Fill(t.Context(), f, cache, o, args)
+	if err != nil {
 		return "", err
+	}
+	if !slices.Equal(ports, []string{"80/tcp"}) {
+		t.Errorf("Fill = %q; want the port that the image exposes", ports)
 	}
 	named := f.Name() + ".ext4"
 	b, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
@@ -148,5 +152,30 @@ func TestFillErrors(t *testing.T) {
 				t.Errorf("after an error the cache holds %s", name)
 			}
 		}
+	}
+}
+
+// TestExposedPorts lists what is a port in a configuration.
+func TestExposedPorts(t *testing.T) {
+	for ports, want := range map[string][]string{
+		`{}`: nil, `null`: nil,
+		`{"8080/tcp":{},"80":{},"53/udp":{},"443/tcp":{}}`:                        {"53/udp", "80/tcp", "443/tcp", "8080/tcp"},
+		`{"6000-6010/udp":{}}`:                                                    {"6000-6010/udp"},
+		`{"x/tcp":{},"80/tcp\nx":{},"80/icmp":{},"-1":{},"":{},"1234567/tcp":{}}`: nil,
+	} {
+		got, err := exposedPorts([]byte(`{"config":{"ExposedPorts":` + ports + `}}`))
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("exposedPorts(%s) = %q, %v; want %q", ports, got, err, want)
+		}
+	}
+	var many []string
+	for i := range 100 {
+		many = append(many, fmt.Sprintf(`"%d":{}`, i+1))
+	}
+	if got, err := exposedPorts([]byte(`{"config":{"ExposedPorts":{` + strings.Join(many, ",") + `}}}`)); err != nil || len(got) != 64 {
+		t.Errorf("exposedPorts of 100 ports = %q, %v; want 64", got, err)
+	}
+	if got, err := exposedPorts([]byte(`{"config":`)); err == nil {
+		t.Errorf("exposedPorts of half a configuration = %q; want an error", got)
 	}
 }

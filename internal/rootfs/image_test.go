@@ -100,6 +100,7 @@ func pack(t testing.TB, dir string) string {
 func appConfig(cfg *v1.ConfigFile) {
 	cfg.Config = v1.Config{
 		Entrypoint: []string{"app"}, Cmd: []string{"--serve", "a b"}, Env: []string{"PATH=/opt", "GREETING=hello world"}, WorkingDir: "/srv/data", User: "web",
+		ExposedPorts: map[string]struct{}{"80": {}},
 	}
 }
 

@@ -60,8 +60,22 @@ func (s stream) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// run runs job number i to its end and leaves no process of it behind.
+// run runs job number i to its end, again where that is asked for.
 func (r *runner) run(i int, job *wire.Job) {
+	exit := r.try(i, job)
+	if exit.TimedOut && job.Again {
+		exit = r.try(i, job)
+	}
+	for _, path := range job.Results {
+		if err := r.sendFile(i, path); err != nil {
+			exit.Error = fmt.Sprintf("result file: %v", err)
+		}
+	}
+	r.send(exit)
+}
+
+// try runs job number i once and leaves no process of it behind.
+func (r *runner) try(i int, job *wire.Job) *wire.Event {
 	r.send(&wire.Event{Event: wire.Start, Job: i})
 	cmd := exec.Command(job.Argv[0], job.Argv[1:]...)
 	cmd.Env = append(os.Environ(), job.Env...)
@@ -75,7 +89,7 @@ func (r *runner) run(i int, job *wire.Job) {
 	// A grandchild may hold the pipes open.
 	cmd.WaitDelay = 2 * time.Second
 
-	exit := wire.Event{Event: wire.Exit, Job: i, Status: -1}
+	exit := &wire.Event{Event: wire.Exit, Job: i, Status: -1}
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		exit.Error = err.Error()
@@ -89,24 +103,20 @@ func (r *runner) run(i int, job *wire.Job) {
 				exit.Error = err.Error()
 			}
 		}()
-		timedOut := bounded(cmd.Process.Pid, job.Bound, done)
+		timedOut := bounded(cmd.Process.Pid, job.Bound, done, func() { cmd.Stderr.Write(diagnose()) })
 		exit.TimedOut = timedOut
 		exit.Status = status(cmd.ProcessState)
 	}
 	exit.Elapsed = time.Since(start)
 	// What is left of it. The parent is process 1, which is exempt.
 	_ = syscall.Kill(-1, syscall.SIGKILL)
-	for _, path := range job.Results {
-		if err := r.sendFile(i, path); err != nil {
-			exit.Error = fmt.Sprintf("result file: %v", err)
-		}
-	}
-	r.send(&exit)
+	return exit
 }
 
 // bounded waits for done, and ends the process when it takes longer than the
-// bound. SIGQUIT first: a Go program then tells what its goroutines do.
-func bounded(pid int, bound time.Duration, done <-chan struct{}) (timedOut bool) {
+// bound: look has a look at it, and then SIGQUIT, with which a Go program tells
+// what its goroutines do.
+func bounded(pid int, bound time.Duration, done <-chan struct{}, look func()) (timedOut bool) {
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	select {
@@ -114,6 +124,7 @@ func bounded(pid int, bound time.Duration, done <-chan struct{}) (timedOut bool)
 		return false
 	case <-timer.C:
 	}
+	look()
 	_ = syscall.Kill(pid, syscall.SIGQUIT)
 	select {
 	case <-done:

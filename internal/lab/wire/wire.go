@@ -46,12 +46,14 @@ type Job struct {
 	Merge bool `json:"merge,omitempty"`
 	// Results are files that are sent back after the job.
 	Results []string `json:"results,omitempty"`
+	// Again runs the job a second time where the Bound ended it.
+	Again bool `json:"again,omitempty"`
 }
 
 // Kinds of event.
 const (
 	Up     = "up"     // the agent runs: Uptime, Error if the lab is not usable
-	Start  = "start"  // of Job
+	Start  = "start"  // of Job; a second one throws away what came after the first
 	Output = "output" // of Job: Stream and bytes
 	File   = "file"   // a part of the result file Path
 	Exit   = "exit"   // of Job: its verdict
