@@ -6,6 +6,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -66,7 +67,7 @@ const stubSize = 4
 // sealedPorts are the ports that the I/O permission bitmap opens: boot marks, and
 // the hypercalls, and the network ring's doorbell, on which the bus has the last
 // word. A 32-bit access needs the bits of four ports.
-var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, 0x508 + 3}, {0x600, lastPort}}
+var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, hypercall.LastPort + 3}, {0x600, lastPort}}
 
 const (
 	lastPort      = 0x600 + 3
