@@ -15,14 +15,14 @@ const (
 	LastPort  = PortBase + numCalls - 1
 )
 
-// FeatureBatch in host_features says that BlockBatch exists. Solo5 counts its own
+// FeatureBatch in host_features says that Batch exists. Solo5 counts its own
 // features from bit 0 up.
 const FeatureBatch = 1 << 31
 
 // Call is the number of a hypercall.
 type Call uint8
 
-// The hypercalls (hvt ABI 2). Number 0 is reserved; BlockBatch is uvm's own.
+// The hypercalls (hvt ABI 2). Number 0 is reserved; Batch is uvm's own.
 const (
 	Walltime Call = iota + 1
 	Puts
@@ -32,12 +32,12 @@ const (
 	NetWrite
 	NetRead
 	HaltCall
-	BlockBatch
+	Batch
 	numCalls = iota + 1
 )
 
 func (c Call) String() string {
-	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BLOCK_BATCH"}
+	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
 	if c < numCalls {
 		return names[c]
 	}
@@ -62,13 +62,15 @@ const (
 	netOffRet    = 24
 	batchOffDone = 8 // an input too
 	batchOffRet  = 16
+
+	requestOffCall = 40 // of a batch's request, behind the single call's structure
 )
 
 // A batch has at most batchMax requests of requestSize bytes, and ends early when it
 // has moved batchBytes: a VM has to be stoppable.
 const (
 	batchMax    = 64
-	requestSize = 40
+	requestSize = 48
 	batchBytes  = 1 << 20
 )
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // walltime stores CLOCK_REALTIME in ns.
@@ -99,51 +100,7 @@ func (t *Table) halt(c Call, arg, _ []byte) error {
 
 // block is BLOCK_WRITE and BLOCK_READ.
 func (t *Table) block(c Call, arg, live []byte) error {
-	ret, err := t.transfer(c, arg)
-	if err == nil {
-		le.PutUint32(live[blockOffRet:], ret)
-	}
-	return err
-}
-
-// batch is a number of block requests in one call (docs/abi.md, "Batches"): single calls
-// in their order, up to the first that fails.
-func (t *Table) batch(c Call, arg, live []byte) error {
-	n, ret := le.Uint64(arg[batchOffDone:]), uint32(resultInval)
-	if n <= batchMax {
-		requests, err := t.buffer(c, "requests", le.Uint64(arg[0:]), n*requestSize)
-		if err != nil {
-			return err
-		}
-		// All of them now: a request may read over those behind it.
-		copy(t.requests[:], requests)
-		ret = resultOK
-	}
-	done := uint64(0)
-	for moved := uint64(0); ret == resultOK && done < n && moved < batchBytes; {
-		r := t.requests[done*requestSize:][:requestSize]
-		var err error
-		switch op := le.Uint64(r[32:]); op {
-		case uint64(BlockWrite), uint64(BlockRead):
-			ret, err = t.transfer(Call(op), r)
-		default:
-			ret = resultInval
-		}
-		if err != nil {
-			return &PointerError{c, fmt.Sprintf("buffer of request %d", done), err.(*PointerError).AccessError}
-		}
-		if ret == resultOK {
-			done, moved = done+1, moved+le.Uint64(r[24:])
-		}
-	}
-	le.PutUint64(live[batchOffDone:], done)
-	le.PutUint32(live[batchOffRet:], ret)
-	return nil
-}
-
-// transfer carries out one block request and returns its result.
-func (t *Table) transfer(c Call, arg []byte) (uint32, error) {
-	handle, offset, n := le.Uint64(arg[0:]), le.Uint64(arg[8:]), le.Uint64(arg[24:])
+	handle, offset, n, ret := le.Uint64(arg[0:]), le.Uint64(arg[8:]), le.Uint64(arg[24:]), live[blockOffRet:]
 	var d devices.Disk
 	if handle < MaxHandles {
 		d = t.Disks[handle]
@@ -151,16 +108,55 @@ func (t *Table) transfer(c Call, arg []byte) (uint32, error) {
 	// Solo5's tender refuses an offset at the very end even for an empty
 	// request, and does not look at alignment; both are kept.
 	if d == nil || n > math.MaxInt64 || offset >= uint64(d.Size()) || n > uint64(d.Size())-offset {
-		return resultInval, nil
+		le.PutUint32(ret, resultInval)
+		return nil
 	}
 	buf, err := t.buffer(c, "buffer", le.Uint64(arg[16:]), n)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if c == BlockWrite {
-		return t.done("disk", handle, "write", d.WriteAt(buf, int64(offset))), nil
+		t.done(ret, "disk", handle, "write", d.WriteAt(buf, int64(offset)))
+	} else {
+		t.done(ret, "disk", handle, "read", d.ReadAt(buf, int64(offset)))
 	}
-	return t.done("disk", handle, "read", d.ReadAt(buf, int64(offset))), nil
+	return nil
+}
+
+// batch is a number of block and net calls in one (docs/abi.md, "Batches"): single calls
+// in their order, up to the first that is not OK.
+func (t *Table) batch(c Call, arg, live []byte) error {
+	n, done, ret := le.Uint64(arg[batchOffDone:]), uint64(0), uint32(resultInval)
+	if n <= batchMax {
+		there, err := t.View.Access(memory.Addr(le.Uint64(arg[0:])), n*requestSize, memory.ReadWrite)
+		if err != nil {
+			return pointerError(c, "requests", err)
+		}
+		// All of them now: a request may read over those behind it.
+		requests := t.requests[:copy(t.requests[:], there)]
+		ret = resultOK
+		for moved := uint64(0); ret == resultOK && done < n && moved < batchBytes; {
+			r := requests[done*requestSize:][:requestSize]
+			op, run, result := le.Uint64(r[requestOffCall:]), (*Table).block, blockOffRet
+			if op >= uint64(NetWrite) {
+				run, result = (*Table).net, netOffRet
+			}
+			if op < uint64(BlockWrite) || op > uint64(NetRead) || !t.exists[op] {
+				ret = resultInval
+				break
+			}
+			if err := run(t, Call(op), r, r); err != nil {
+				return &PointerError{c, fmt.Sprintf("buffer of request %d", done), err.(*PointerError).AccessError}
+			}
+			if ret = le.Uint32(r[result:]); ret == resultOK {
+				done, moved = done+1, moved+le.Uint64(r[result-8:]) // the length
+			}
+		}
+		copy(there, requests)
+	}
+	le.PutUint64(live[batchOffDone:], done)
+	le.PutUint32(live[batchOffRet:], ret)
+	return nil
 }
 
 // net is NET_WRITE and NET_READ, one frame.
@@ -174,7 +170,7 @@ func (t *Table) net(c Call, arg, live []byte) (err error) {
 		return err
 	}
 	if c == NetWrite {
-		le.PutUint32(ret, t.done("net", handle, "write", t.NICs[handle].WriteFrame(t.frame[:])))
+		t.done(ret, "net", handle, "write", t.NICs[handle].WriteFrame(t.frame[:]))
 		return nil
 	}
 	n, errno := t.NICs[handle].ReadFrame(t.frame[:])
@@ -185,16 +181,17 @@ func (t *Table) net(c Call, arg, live []byte) (err error) {
 	if errno == 0 {
 		le.PutUint64(live[netOffLen:], uint64(n))
 	}
-	le.PutUint32(ret, t.done("net", handle, "read", errno))
+	t.done(ret, "net", handle, "read", errno)
 	return nil
 }
 
-// done is the result of what a host's device has answered. The buffer may have
-// overlapped the structure, which is the guest's own affair: the result is written last.
-func (t *Table) done(dev string, handle uint64, op string, errno syscall.Errno) uint32 {
+// done gives the result. The buffer may have overlapped the structure, which is
+// the guest's own affair: the result is written last.
+func (t *Table) done(ret []byte, dev string, handle uint64, op string, errno syscall.Errno) {
 	if errno != 0 {
 		t.hostError(dev, int(handle), op, errno)
-		return resultError
+		le.PutUint32(ret, resultError)
+		return
 	}
-	return resultOK
+	le.PutUint32(ret, resultOK)
 }

@@ -15,7 +15,7 @@ func TestPorts(t *testing.T) {
 	if FirstPort != 0x500 || LastPort != 0x509 {
 		t.Errorf("ports = %#x-%#x; want 0x500-0x509", FirstPort, LastPort)
 	}
-	for n, want := range []string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BLOCK_BATCH", "hypercall 10"} {
+	for n, want := range []string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH", "hypercall 10"} {
 		if got := Call(n).String(); got != want {
 			t.Errorf("Call(%d).String() = %q; want %q", n, got, want)
 		}
@@ -63,7 +63,7 @@ func TestWrongAccess(t *testing.T) {
 }
 
 func TestUnknownCalls(t *testing.T) {
-	empty := New(Config{View: newRig(t).View, WakeFD: -1, Batch: true})
+	empty := New(Config{View: newRig(t).View, WakeFD: -1, HasBatch: true})
 	for _, c := range []struct {
 		name  string
 		table *Table
@@ -75,7 +75,7 @@ func TestUnknownCalls(t *testing.T) {
 		{"empty", empty, Walltime, true},
 		{"empty", empty, BlockWrite, false},
 		{"empty", empty, BlockRead, false},
-		{"empty", empty, BlockBatch, false},
+		{"empty", empty, Batch, false},
 		{"empty", empty, NetWrite, false},
 		{"empty", empty, NetRead, false},
 	} {

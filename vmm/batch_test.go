@@ -13,9 +13,9 @@ import (
 
 // batch emits a batch of one request and prints its count and result, 12 bytes.
 func (g *guest) batch(op, off, ptr, n uint64) (insn uint64) {
-	request := g.store(le64s(1, off, ptr, n, op))
+	request := g.store(le64s(1, off, ptr, n, 0, op))
 	at := g.store(le64s(uint64(request), 1, 0xdeadbeef))
-	insn = g.call(hypercall.BlockBatch, at)
+	insn = g.call(hypercall.Batch, at)
 	g.puts(uint64(at)+8, 12)
 	return insn
 }
@@ -62,13 +62,13 @@ func testBatchWithoutNote(t *testing.T, ring Ring) {
 	}
 }
 
-// TestBatchWithoutDisk: as with the single calls.
-func TestBatchWithoutDisk(t *testing.T) {
+// TestBatchWithoutDevice: as with the single calls.
+func TestBatchWithoutDevice(t *testing.T) {
 	bothRings(t, func(t *testing.T, ring Ring) {
 		g := guest{ring: ring}
 		g.batch(4, 0, dataAddr, 4)
 		var missing *hypercall.InvalidCallError
-		if e := faultOf(t, &g, g.withNote(0)); e.Kind != FaultHypercall || !errors.As(e, &missing) || missing.Call != hypercall.BlockBatch {
+		if e := faultOf(t, &g, g.withNote(0)); e.Kind != FaultHypercall || !errors.As(e, &missing) || missing.Call != hypercall.Batch {
 			t.Errorf("Run() = %v; want kind %q, call 9", e, FaultHypercall)
 		}
 	})
@@ -81,8 +81,8 @@ func TestDeputyByBatch(t *testing.T) {
 		uint64(sealedStubs), uint64(sealedTSS), uint64(sealedStack) - 0x1000, uint64(gpaBootInfo), codeAddr} {
 		t.Run(fmt.Sprintf("%#x", page), func(t *testing.T) {
 			g := guest{ring: RingSealed, devices: oneDisk}
-			requests := g.store(le64s(1, 0, dataAddr+0x800, 512, 5, 1, 0, page, 4096, 5))
-			insn := g.call(hypercall.BlockBatch, g.store(le64s(uint64(requests), 2, 0)))
+			requests := g.store(le64s(1, 0, dataAddr+0x800, 512, 0, 5, 1, 0, page, 4096, 0, 5))
+			insn := g.call(hypercall.Batch, g.store(le64s(uint64(requests), 2, 0)))
 			g.halt(0)
 			cfg := g.config()
 			g.withNote(0)(&cfg)
@@ -91,12 +91,12 @@ func TestDeputyByBatch(t *testing.T) {
 			before := bytes.Clone(vm.mem.Host()[:codeAddr+0x1000])
 			_, err := runVM(t, vm)
 			var e *GuestError
-			if !errors.As(err, &e) || e.Kind != FaultPointer || e.Addr != page || !strings.Contains(err.Error(), "BLOCK_BATCH, buffer of request 1") {
+			if !errors.As(err, &e) || e.Kind != FaultPointer || e.Addr != page || !strings.Contains(err.Error(), "BATCH, buffer of request 1") {
 				t.Fatalf("Run() = %v; want kind %q, request 1, address %#x", err, FaultPointer, page)
 			}
 			wantAt(t, e, insn, 1)
 			if !bytes.Equal(vm.mem.Host()[:len(before)], before) {
-				t.Errorf("BLOCK_BATCH changed memory that the guest may not write")
+				t.Errorf("BATCH changed memory that the guest may not write")
 			}
 		})
 	}

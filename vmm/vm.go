@@ -145,7 +145,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	} else {
 		err = vm.bootRing0(img.Entry)
 	}
-	table.View, table.Batch = vm.view, img.Native != nil
+	table.View, table.HasBatch = vm.view, img.Native != nil
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,
 		protectSegments(vm.mem, img),

@@ -11,7 +11,7 @@ UVM_MANIFEST(UVM_BLOCK("storage"));
 
 enum { SECTOR = 512, BATCH = 32, LONG = SECTOR * BATCH };
 static uint8_t buf[LONG];
-static struct uvm_block_request request[BATCH];
+static struct uvm_request request[BATCH];
 static uint64_t disk;
 
 static int single(uint64_t offset)
@@ -25,10 +25,8 @@ static int single(uint64_t offset)
 static int batch(uint64_t offset)
 {
 	for (int i = 0; i < BATCH; i++)
-		request[i] = (struct uvm_block_request){
-			disk, offset + (uint64_t)i * SECTOR, (uintptr_t)buf + (uint64_t)i * SECTOR, SECTOR, UVM_BLOCK_READ
-		};
-	return uvm_block_batch(request, BATCH, NULL);
+		request[i] = uvm_block_request(UVM_BLOCK_READ, disk, offset + (uint64_t)i * SECTOR, buf + i * SECTOR, SECTOR);
+	return uvm_batch(request, BATCH, NULL);
 }
 
 static int whole(uint64_t offset) { return uvm_block_read(disk, offset, buf, LONG); }
@@ -50,7 +48,7 @@ int main(int argc, char **argv)
 		printf("blkspeed: the device has %lu bytes\n", d->block.capacity);
 		return 1;
 	}
-	if (!(uvm_boot->host_features & UVM_FEATURE_BLOCK_BATCH))
+	if (!(uvm_boot->host_features & UVM_FEATURE_BATCH))
 		puts("blkspeed: the monitor has no batches, so they are single calls");
 	for (int w = 0; w < WAYS; w++)
 		least[w] = UINT64_MAX;
