@@ -15,10 +15,14 @@ const (
 	LastPort  = PortBase + numCalls - 1
 )
 
+// FeatureBatch in host_features says that Batch exists. Solo5 counts its own
+// features from bit 0 up.
+const FeatureBatch = 1 << 31
+
 // Call is the number of a hypercall.
 type Call uint8
 
-// The hypercalls (hvt ABI 2). Number 0 is reserved.
+// The hypercalls (hvt ABI 2). Number 0 is reserved; Batch is uvm's own.
 const (
 	Walltime Call = iota + 1
 	Puts
@@ -28,11 +32,12 @@ const (
 	NetWrite
 	NetRead
 	HaltCall
+	Batch
 	numCalls = iota + 1
 )
 
 func (c Call) String() string {
-	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT"}
+	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
 	if c < numCalls {
 		return names[c]
 	}
@@ -55,6 +60,18 @@ const (
 	blockOffRet  = 32
 	netOffLen    = 16 // an input too
 	netOffRet    = 24
+	batchOffDone = 8 // an input too
+	batchOffRet  = 16
+
+	requestOffCall = 40 // of a batch's request, behind the single call's structure
+)
+
+// A batch has at most batchMax requests of requestSize bytes, and ends early when it
+// has moved batchBytes: a VM has to be stoppable.
+const (
+	batchMax    = 64
+	requestSize = 48
+	batchBytes  = 1 << 20
 )
 
 const cookieSize = 512 // of HALT, bytes

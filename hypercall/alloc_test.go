@@ -36,6 +36,9 @@ func TestAllocs(t *testing.T) {
 		{name: "block read", call: BlockRead, args: []uint64{hDisk, 0, buf, 512, dirty}, ret: 32},
 		{name: "block read past the end", call: BlockRead, args: []uint64{hDisk, 4096, buf, 512, dirty}, ret: 32, want: resultInval},
 		{name: "block read that fails", call: BlockRead, args: []uint64{hDisk, 0, buf, 512, dirty}, disk: syscall.EIO, ret: 32, want: resultError},
+		{name: "batch", call: Batch, args: []uint64{batchAt, 3, dirty}, ret: 16},
+		{name: "batch that fails", call: Batch, args: []uint64{batchAt, 3, dirty}, disk: syscall.EIO, ret: 16, want: resultError},
+		{name: "batch too long", call: Batch, args: []uint64{batchAt, 65, dirty}, ret: 16, want: resultInval},
 		{name: "net write", call: NetWrite, args: []uint64{hNIC, buf, 1514, dirty}, ret: 24},
 		{name: "net write that fails", call: NetWrite, args: []uint64{hNIC, buf, 1514, dirty}, nic: syscall.EIO, ret: 24, want: resultError},
 		{name: "net read", call: NetRead, args: []uint64{hNIC, buf, 1514, dirty}, ret: 24},
@@ -44,9 +47,13 @@ func TestAllocs(t *testing.T) {
 	} {
 		r.nic.readErr, r.nic.writeErr, r.disk.err = c.nic, c.nic, c.disk
 		r.put(at(i), c.args...)
+		r.put(batchAt, hDisk, 0, buf, 512, 0, uint64(BlockRead), hNIC, buf, 512, 0, 0, uint64(NetWrite), hDisk, 512, buf, 512, 0, uint64(BlockWrite))
 		le.PutUint32(r.eax, uint32(at(i)))
 		port := PortBase + uint16(c.call)
 		if n := testing.AllocsPerRun(100, func() {
+			if c.call == Batch {
+				r.put(at(i), c.args...) // the count is a result, too
+			}
 			if err := bus.Out(port, 4, r.eax); err != nil {
 				t.Fatal(err)
 			}

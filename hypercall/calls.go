@@ -2,6 +2,7 @@ package hypercall
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"syscall"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // walltime stores CLOCK_REALTIME in ns.
@@ -118,6 +120,42 @@ func (t *Table) block(c Call, arg, live []byte) error {
 	} else {
 		t.done(ret, "disk", handle, "read", d.ReadAt(buf, int64(offset)))
 	}
+	return nil
+}
+
+// batch is a number of block and net calls in one (docs/abi.md, "Batches"): single calls
+// in their order, up to the first that is not OK.
+func (t *Table) batch(c Call, arg, live []byte) error {
+	n, done, ret := le.Uint64(arg[batchOffDone:]), uint64(0), uint32(resultInval)
+	if n <= batchMax {
+		there, err := t.View.Access(memory.Addr(le.Uint64(arg[0:])), n*requestSize, memory.ReadWrite)
+		if err != nil {
+			return pointerError(c, "requests", err)
+		}
+		// All of them now: a request may read over those behind it.
+		requests := t.requests[:copy(t.requests[:], there)]
+		ret = resultOK
+		for moved := uint64(0); ret == resultOK && done < n && moved < batchBytes; {
+			r := requests[done*requestSize:][:requestSize]
+			op, run, result := le.Uint64(r[requestOffCall:]), (*Table).block, blockOffRet
+			if op >= uint64(NetWrite) {
+				run, result = (*Table).net, netOffRet
+			}
+			if op < uint64(BlockWrite) || op > uint64(NetRead) || !t.exists[op] {
+				ret = resultInval
+				break
+			}
+			if err := run(t, Call(op), r, r); err != nil {
+				return &PointerError{c, fmt.Sprintf("buffer of request %d", done), err.(*PointerError).AccessError}
+			}
+			if ret = le.Uint32(r[result:]); ret == resultOK {
+				done, moved = done+1, moved+le.Uint64(r[result-8:]) // the length
+			}
+		}
+		copy(there, requests)
+	}
+	le.PutUint64(live[batchOffDone:], done)
+	le.PutUint32(live[batchOffRet:], ret)
 	return nil
 }
 

@@ -12,10 +12,10 @@ import (
 var _ devices.PortDevice = (*Table)(nil)
 
 func TestPorts(t *testing.T) {
-	if FirstPort != 0x500 || LastPort != 0x508 {
-		t.Errorf("ports = %#x-%#x; want 0x500-0x508", FirstPort, LastPort)
+	if FirstPort != 0x500 || LastPort != 0x509 {
+		t.Errorf("ports = %#x-%#x; want 0x500-0x509", FirstPort, LastPort)
 	}
-	for n, want := range []string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "hypercall 9"} {
+	for n, want := range []string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH", "hypercall 10"} {
 		if got := Call(n).String(); got != want {
 			t.Errorf("Call(%d).String() = %q; want %q", n, got, want)
 		}
@@ -41,7 +41,7 @@ func TestWrongAccess(t *testing.T) {
 		{0x508, 1, 1, true},  // not even HALT
 		{0x501, 4, 4, false}, // IN
 		{0x501, 1, 1, false}, {0x500, 4, 4, false}, {0x508, 2, 2, false},
-		{0x4ff, 4, 4, true}, {0x509, 4, 4, true}, {0x601, 4, 4, true}, {0xffff, 4, 4, true}, {0, 4, 4, true}, // not its ports
+		{0x4ff, 4, 4, true}, {0x50a, 4, 4, true}, {0x601, 4, 4, true}, {0xffff, 4, 4, true}, {0, 4, 4, true}, // not its ports
 	} {
 		data := make([]byte, c.bytes)
 		if len(data) >= 4 {
@@ -63,7 +63,7 @@ func TestWrongAccess(t *testing.T) {
 }
 
 func TestUnknownCalls(t *testing.T) {
-	empty := New(Config{View: newRig(t).View, WakeFD: -1})
+	empty := New(Config{View: newRig(t).View, WakeFD: -1, HasBatch: true})
 	for _, c := range []struct {
 		name  string
 		table *Table
@@ -75,6 +75,7 @@ func TestUnknownCalls(t *testing.T) {
 		{"empty", empty, Walltime, true},
 		{"empty", empty, BlockWrite, false},
 		{"empty", empty, BlockRead, false},
+		{"empty", empty, Batch, false},
 		{"empty", empty, NetWrite, false},
 		{"empty", empty, NetRead, false},
 	} {

@@ -35,6 +35,7 @@ var calls = []struct {
 	{NetWrite, 32, memory.ReadWrite},
 	{NetRead, 32, memory.ReadWrite},
 	{HaltCall, 16, memory.Read},
+	{Batch, 24, memory.ReadWrite},
 }
 
 // TestStructurePointer puts each structure at every edge. Memory is zero but

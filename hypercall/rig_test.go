@@ -185,7 +185,7 @@ func newRig(t testing.TB) *rig {
 		t: t, mem: mem, nic: &fakeNIC{}, nic63: &fakeNIC{}, eax: make([]byte, 4),
 		disk: &fakeDisk{size: 4096, fill: 0xdd}, console: &fakeConsole{},
 	}
-	c := Config{View: v, Console: r.console}
+	c := Config{View: v, Console: r.console, HasBatch: true}
 	r.nic.fd, r.ready = pipe(t)
 	r.nic63.fd, r.rd63 = pipe(t)
 	c.WakeFD, r.wake = pipe(t)

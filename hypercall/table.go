@@ -20,8 +20,9 @@ type Config struct {
 	Console io.Writer    // takes PUTS
 	// Disks and NICs have the handle as their index; nil where the handle is
 	// of another type or not attached.
-	Disks [MaxHandles]devices.Disk
-	NICs  [MaxHandles]devices.NIC
+	Disks    [MaxHandles]devices.Disk
+	NICs     [MaxHandles]devices.NIC
+	HasBatch bool // the guest is one that may know Batch
 	// WakeFD becomes readable to end a POLL before its time.
 	WakeFD int
 	// HostError is told what fails on the host's side. dev is "disk", "net" or
@@ -47,6 +48,7 @@ var callTable = [numCalls]struct {
 	NetWrite:   {(*Table).net, 32, memory.ReadWrite},   // 0 handle, 8 pointer, 16 length
 	NetRead:    {(*Table).net, 32, memory.ReadWrite},   //
 	HaltCall:   {(*Table).halt, 16, memory.Read},       // 0 cookie, 8 exit status (32 bits)
+	Batch:      {(*Table).batch, 24, memory.ReadWrite}, // 0 pointer, 8 number of requests
 }
 
 // Table dispatches hypercalls. It is a devices.PortDevice for ports FirstPort
@@ -61,7 +63,8 @@ type Table struct {
 	pollFDs     []unix.PollFd
 	pollHandles []uint8
 
-	frame [1][]byte // argument of the NICs; on the stack it would be allocated
+	frame    [1][]byte                    // argument of the NICs; on the stack it would be allocated
+	requests [batchMax * requestSize]byte // copy of a batch's
 }
 
 // New returns a table for the given devices. As with Solo5's tender the block
@@ -70,10 +73,10 @@ func New(c Config) *Table {
 	t := &Table{Config: c, exists: [numCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
-			t.exists[BlockWrite], t.exists[BlockRead] = true, true
+			t.exists[BlockWrite], t.exists[BlockRead], t.exists[Batch] = true, true, true
 		}
 		if c.NICs[h] != nil {
-			t.exists[NetWrite], t.exists[NetRead] = true, true
+			t.exists[NetWrite], t.exists[NetRead], t.exists[Batch] = true, true, true
 			t.addPoll(c.NICs[h].PollFD(), uint8(h))
 		}
 	}
@@ -89,7 +92,7 @@ func (t *Table) addPoll(fd int, handle uint8) {
 // PortOut is one hypercall. The error is a *Halt when the guest ends itself.
 func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	n := port - PortBase
-	if size != 4 || len(data) != 4 || n >= numCalls {
+	if size != 4 || len(data) != 4 || n >= numCalls || Call(n) == Batch && !t.HasBatch {
 		return devices.NewPortError(port, size, data, true)
 	}
 	c, call := Call(n), &callTable[n]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -42,11 +43,14 @@ func (e *CommandLineError) Error() string {
 
 // writeBootInfo stores the structure that the guest finds by RDI, the manifest and
 // the command line one after the other from gpaBootInfo on.
-func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, m *loader.Manifest, cmdline string) error {
-	mft, at := m.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize
-	// The last two words are zero and say that there is no network ring. Memory is zero:
-	// the command line is terminated.
-	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, 0, 0)
+func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, img *loader.Image, cmdline string) error {
+	mft, at, features := img.Manifest.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize, uint64(0)
+	if img.Native != nil {
+		features = hypercall.FeatureBatch
+	}
+	// The last word is zero and says that there is no network ring. Memory is zero: the
+	// command line is terminated.
+	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, features, 0)
 	return mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
 }
 

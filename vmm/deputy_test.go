@@ -34,6 +34,12 @@ var deputyPointers = []deputyPointer{
 	{hypercall.NetWrite, "buffer", 64, memory.Read, 8, []uint64{2, 0, 64, 0}},
 	{hypercall.NetRead, "argument", 32, memory.ReadWrite, -1, nil},
 	{hypercall.NetRead, "buffer", 1514, memory.Write, 8, []uint64{2, 0, 1514, 0}},
+	{hypercall.Batch, "argument", 24, memory.ReadWrite, -1, nil},
+	{hypercall.Batch, "requests", 96, memory.ReadWrite, 0, []uint64{0, 2, 0}},
+	{hypercall.Batch, "buffer of request 0", 512, memory.Read, 40, []uint64{0x180018, 1, 0, 1, 0, 0, 512, 0, 4}},
+	{hypercall.Batch, "buffer of request 0", 512, memory.Write, 40, []uint64{0x180018, 1, 0, 1, 0, 0, 512, 0, 5}},
+	{hypercall.Batch, "buffer of request 0", 64, memory.Read, 32, []uint64{0x180018, 1, 0, 2, 0, 64, 0, 0, 6}},
+	{hypercall.Batch, "buffer of request 0", 1514, memory.Write, 32, []uint64{0x180018, 1, 0, 2, 0, 1514, 0, 0, 7}},
 	{hypercall.HaltCall, "argument", 16, memory.Read, -1, nil},
 	{hypercall.HaltCall, "cookie", 512, memory.Read, 0, []uint64{0, 0}},
 }
@@ -63,6 +69,7 @@ func testConfusedDeputy(t *testing.T, ring Ring) {
 	g := guest{ring: ring, readOnly: true, devices: append(oneDisk[:1:1], oneNet...)}
 	g.halt(0)
 	cfg := g.config()
+	g.withNote(0)(&cfg)
 	cfg.Disks, cfg.Nets = []Disk{{Path: image(t, 4096)}}, []Net{{TAP: "uvm0"}}
 	vm := newVM(t, cfg)
 	host := vm.mem.Host()

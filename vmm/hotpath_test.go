@@ -80,11 +80,16 @@ func testHotPathAllocatesNothing(t *testing.T, ring Ring) {
 		{"BLOCK_READ of a bad handle", nil, func(g *guest) { g.call(hypercall.BlockRead, g.store(le64s(99, 0, dataAddr, 512, 0))) }},
 		{"NET_WRITE", nil, func(g *guest) { g.call(hypercall.NetWrite, g.store(le64s(2, dataAddr+4096, 64, 0))) }},
 		{"NET_READ of nothing", nil, func(g *guest) { g.call(hypercall.NetRead, g.store(le64s(2, dataAddr+4096, 1514, 0))) }},
+		{"BATCH", nil, func(g *guest) {
+			requests := g.store(le64s(1, 512, dataAddr, 512, 0, 4, 2, dataAddr+4096, 64, 0, 0, 6))
+			g.call(hypercall.Batch, g.store(le64s(uint64(requests), 2, 0)))
+		}},
 		{"mark", nil, func(g *guest) { g.mark('x') }},
 	} {
 		g := guest{ring: ring, devices: append(oneDisk[:1:1], oneNet...)}
 		loopGuest(&g, func() { tt.emit(&g) })
 		cfg := g.config()
+		g.withNote(0)(&cfg)
 		cfg.Console, cfg.Disks, cfg.Nets = tt.console, []Disk{{Path: image(t, 4096)}}, []Net{{TAP: "uvm0"}}
 		vm := newVM(t, cfg)
 		const runs = 300

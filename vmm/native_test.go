@@ -20,7 +20,11 @@ func (g *guest) elfNative(key uint32) []byte {
 	}
 	file := hvtelf.Guest{Code: g.code, Data: g.data, Devices: g.devices, Native: &n}.ELF()
 	const dataFlags = 64 + 56 + 4 // p_flags of the second program header
-	le.PutUint32(file[dataFlags:], 6|key<<20)
+	perm := uint32(6)
+	if g.readOnly {
+		perm = 4
+	}
+	le.PutUint32(file[dataFlags:], perm|key<<20)
 	return file
 }
 

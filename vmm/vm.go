@@ -134,7 +134,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img.Manifest, cmdline); err != nil {
+	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img, cmdline); err != nil {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
@@ -145,7 +145,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	} else {
 		err = vm.bootRing0(img.Entry)
 	}
-	table.View = vm.view
+	table.View, table.HasBatch = vm.view, img.Native != nil
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,
 		protectSegments(vm.mem, img),

@@ -91,6 +91,34 @@ static void refuse(const char *what, uint64_t handle, uint64_t offset, uint64_t 
 	expect(what, UVM_EINVAL, w);
 }
 
+// Requests of one block each, as many as two hypercalls take and one more: the last blocks of the device, written and read
+// back by batches. One that fails in the middle ends them.
+static void batches(void)
+{
+	enum { REQUESTS = 2 * UVM_BATCH_MAX + 1 };
+	static struct uvm_request request[REQUESTS];
+	uint64_t last = blocks < run ? blocks : run;
+	for (int op = UVM_BLOCK_WRITE; op <= UVM_BLOCK_READ; op++) {
+		fill(out, blocks - last, last);
+		memset(in, 0xee, last * block);
+		uint8_t *buf = op == UVM_BLOCK_READ ? in : out;
+		for (uint64_t i = 0; i < REQUESTS; i++)
+			request[i] = uvm_block_request(op, disk, (blocks - last + i % last) * block, buf + i % last * block, block);
+		size_t done = 0;
+		expect("batch", UVM_OK, uvm_batch(request, REQUESTS, &done));
+		if (done != REQUESTS || (op == UVM_BLOCK_READ && !same(in, out, last * block)))
+			printf("FAILED: batch: %lu requests done\n", done), failed = true;
+		request[70].block.offset = capacity;
+		expect("batch past the end", UVM_EINVAL, uvm_batch(request, REQUESTS, &done));
+		request[70].block.offset = 0, request[70].call = 0;
+		expect("batch with a call that is none", UVM_EINVAL, uvm_batch(request, REQUESTS, &done));
+		if (done != 70)
+			printf("FAILED: batch with a bad request: %lu requests done\n", done), failed = true;
+	}
+	expect("empty batch", UVM_OK, uvm_batch(request, 0, NULL));
+	printf("batches: %s\n", uvm_boot->host_features & UVM_FEATURE_BATCH ? "one hypercall" : "single calls");
+}
+
 // Solo5's tender takes offsets and lengths that are not whole blocks, other monitors may not. So both answers are right:
 // EINVAL, or doing exactly what was asked, which an aligned read then proves.
 static void misaligned(const char *what, uint64_t offset, uint64_t len)
@@ -179,6 +207,7 @@ int main(int argc, char **argv)
 		write_blocks("write last block", blocks - 1, 1);
 		write_blocks("write run", blocks - run, run);
 		read_all();
+		batches();
 		edges();
 		read_all();
 	} else {

@@ -73,3 +73,41 @@ int uvm_net_write(uint64_t handle, const void *buf, size_t len)
 	uvm_hypercall(UVM_NET_WRITE, &call);
 	return call.ret;
 }
+
+struct uvm_request uvm_block_request(int call, uint64_t handle, uint64_t offset, const void *buf, size_t len)
+{
+	return (struct uvm_request){ .block = { handle, offset, (uintptr_t)buf, len, 0 }, .call = (uint64_t)call };
+}
+
+struct uvm_request uvm_net_request(int call, uint64_t handle, const void *buf, size_t len)
+{
+	return (struct uvm_request){ .net = { handle, (uintptr_t)buf, len, 0 }, .call = (uint64_t)call };
+}
+
+int uvm_call(struct uvm_request *r)
+{
+	if (r->call < UVM_BLOCK_WRITE || r->call > UVM_NET_READ)
+		return UVM_EINVAL;
+	uvm_hypercall((int)r->call, r);
+	return r->call >= UVM_NET_WRITE ? r->net.ret : r->block.ret;
+}
+
+int uvm_batch(struct uvm_request *requests, size_t n, size_t *done)
+{
+	size_t i = 0;
+	int result = UVM_OK;
+	while (i < n && result == UVM_OK) {
+		if (uvm_boot->host_features & UVM_FEATURE_BATCH) {
+			struct uvm_batch call = { .ptr = (uintptr_t)&requests[i], .count = n - i < UVM_BATCH_MAX ? n - i : UVM_BATCH_MAX };
+			uvm_hypercall(UVM_BATCH, &call);
+			i += call.count;  // how many it did; with UVM_OK there may be a rest
+			result = call.ret;
+		} else {
+			result = uvm_call(&requests[i]);
+			i += result == UVM_OK;
+		}
+	}
+	if (done)
+		*done = i;
+	return result;
+}

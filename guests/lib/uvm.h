@@ -21,7 +21,7 @@ struct uvm_boot_info {
 	uint64_t tsc_hz;          // frequency of RDTSC
 	uint64_t cmdline;         // C string of at most UVM_CMDLINE_MAX characters
 	uint64_t manifest;        // struct uvm_manifest with the device fields filled in
-	uint32_t host_features;   // bit 0: network ring offered (these guests do not use it)
+	uint32_t host_features;   // bit 0: network ring offered (these guests do not use it), bit 31: UVM_BATCH
 	uint32_t guest_features;  // read-only memory, hence always 0
 	uint64_t net_ring;        // address of the network ring, 0: none
 };
@@ -107,7 +107,7 @@ _Static_assert(sizeof(struct uvm_note) == 20, "hvt ABI 1: note header");
 enum { UVM_PORT = 0x500 };
 enum {
 	UVM_WALLTIME = 1, UVM_PUTS = 2, UVM_POLL = 3, UVM_BLOCK_WRITE = 4, UVM_BLOCK_READ = 5, UVM_NET_WRITE = 6,
-	UVM_NET_READ = 7, UVM_HALT = 8,
+	UVM_NET_READ = 7, UVM_HALT = 8, UVM_BATCH = 9,  // the last one is uvm's own
 };
 enum { UVM_OK = 0, UVM_AGAIN = 1, UVM_EINVAL = 2, UVM_EUNSPEC = 3 };
 
@@ -117,10 +117,24 @@ struct uvm_poll { uint64_t timeout_ns, ready_set; int32_t ret; };
 struct uvm_block_io { uint64_t handle, offset, ptr, len; int32_t ret; };
 struct uvm_net_io { uint64_t handle, ptr, len; int32_t ret; };
 struct uvm_halt { uint64_t cookie; int32_t status; };
+struct uvm_batch { uint64_t ptr, count; int32_t ret; };
 _Static_assert(offsetof(struct uvm_poll, ret) == 16, "hvt ABI 4: POLL");
 _Static_assert(offsetof(struct uvm_block_io, ret) == 32, "hvt ABI 4: BLOCK");
 _Static_assert(offsetof(struct uvm_net_io, ret) == 24, "hvt ABI 4: NET");
 _Static_assert(offsetof(struct uvm_halt, status) == 8, "hvt ABI 4: HALT");
+_Static_assert(offsetof(struct uvm_batch, ret) == 16, "uvm: BATCH");
+
+// One request of a batch (docs/abi.md, "Batches"): the structure of a single call, and which call.
+#define UVM_FEATURE_BATCH (1u << 31)
+enum { UVM_BATCH_MAX = 64 };  // requests in one hypercall
+struct uvm_request {
+	union {
+		struct uvm_block_io block;
+		struct uvm_net_io net;
+	};
+	uint64_t call;  // UVM_BLOCK_WRITE, UVM_BLOCK_READ, UVM_NET_WRITE or UVM_NET_READ
+};
+_Static_assert(sizeof(struct uvm_request) == 48 && offsetof(struct uvm_request, call) == 40, "uvm: BATCH");
 
 // Cookie of HALT: where a trap left its registers. UVM_TRAP_FRAME_SIZE bytes from there on must be readable.
 #define UVM_TRAP_FRAME_SIZE 512
@@ -178,6 +192,14 @@ int uvm_block_read(uint64_t handle, uint64_t offset, void *buf, size_t len);
 int uvm_block_write(uint64_t handle, uint64_t offset, const void *buf, size_t len);
 int uvm_net_read(uint64_t handle, void *buf, size_t *len);
 int uvm_net_write(uint64_t handle, const void *buf, size_t len);
+
+// uvm_batch carries out n requests in their order, up to the first whose result is not UVM_OK: it returns that one's and
+// stores in *done, unless done is NULL, how many went well before. Lengths of frames that were read are in the requests.
+// Where the monitor has no batches it makes the calls one by one.
+int uvm_batch(struct uvm_request *requests, size_t n, size_t *done);
+int uvm_call(struct uvm_request *request);  // one of them, by the single call
+struct uvm_request uvm_block_request(int call, uint64_t handle, uint64_t offset, const void *buf, size_t len);
+struct uvm_request uvm_net_request(int call, uint64_t handle, const void *buf, size_t len);
 
 // What the monitor says to the guest before the guest's own arguments: the leading words of the command line that begin
 // with "uvm." (docs/abi.md, "Words from the monitor"). main does not see them.

@@ -1,0 +1,190 @@
+// Command echo measures what a UDP echo takes in guests that run side by side, by turns. It makes a network namespace
+// with a TAP interface for each guest; both are gone when it ends.
+//
+//	echo [flags] 'LABEL: PROGRAM [ARG...]'...
+//
+// In the arguments TAP stands for the interface and ADDR for the guest's address with prefix.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// peer is one guest and its figures.
+type peer struct {
+	Label string `json:"label"`
+	cmd   *exec.Cmd
+	n     int // of the interface and the network
+	// For each window, in the order of windows: microseconds of wall time, and of the monitor's processor time, per echo in
+	// each round.
+	Wall [][]float64 `json:"wall_us"`
+	CPU  [][]float64 `json:"cpu_us"`
+}
+
+// windows are how many datagrams are under way at a time.
+var windows = []int{1, 4, 32}
+
+func main() {
+	runtime.LockOSThread() // the network namespace is the thread's
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "echo:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	rounds := flag.Int("n", 40, "`rounds`: each measures every guest once at every window")
+	echoes := flag.Int("echoes", 300, "`datagrams` in a round")
+	file := flag.String("json", "", "write all samples to `FILE`")
+	flag.Parse()
+	if flag.NArg() == 0 || *rounds < 1 || *echoes < 1 {
+		return errors.New("need at least one guest as 'LABEL: PROGRAM ARG', one round and one datagram")
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("network namespace: %w (run it as root)", err)
+	}
+	var peers []*peer
+	defer func() {
+		for _, p := range peers {
+			p.cmd.Process.Kill()
+			p.cmd.Wait()
+		}
+	}()
+	for i, arg := range flag.Args() {
+		p, err := start(i, arg)
+		if err != nil {
+			return err
+		}
+		peers = append(peers, p)
+	}
+	for _, p := range peers { // what is sent before the guest is up is lost
+		_, err := p.echo(1, 1, 200*time.Millisecond)
+		for try := 0; err != nil && try < 50; try++ {
+			_, err = p.echo(1, 1, 200*time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for w, window := range windows {
+		for range *rounds {
+			for _, p := range peers {
+				before := p.cpu()
+				took, err := p.echo(*echoes, window, 5*time.Second)
+				if err != nil {
+					return err
+				}
+				p.Wall[w] = append(p.Wall[w], float64(took.Nanoseconds())/1e3/float64(*echoes))
+				p.CPU[w] = append(p.CPU[w], (p.cpu()-before)/float64(*echoes))
+			}
+		}
+	}
+	print(peers)
+	if *file == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(map[string]any{"windows": windows, "guests": peers}, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*file, b, 0o644)
+}
+
+// start makes the i-th interface and starts the monitor on it.
+func start(i int, arg string) (*peer, error) {
+	label, line, ok := strings.Cut(arg, ": ")
+	words := strings.Fields(line)
+	if !ok || len(words) == 0 {
+		return nil, fmt.Errorf("%q: want LABEL: PROGRAM [ARG...]", arg)
+	}
+	tap := "echo" + strconv.Itoa(i)
+	for _, ip := range []string{
+		"tuntap add " + tap + " mode tap", "link set " + tap + " addrgenmode none",
+		fmt.Sprintf("addr add 10.77.%d.1/24 dev %s", i, tap), "link set " + tap + " up",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(ip)...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("ip %s: %w: %s", ip, err, out)
+		}
+	}
+	for j := range words {
+		words[j] = strings.NewReplacer("TAP", tap, "ADDR", fmt.Sprintf("10.77.%d.2/24", i)).Replace(words[j])
+	}
+	p := &peer{Label: label, n: i, cmd: exec.Command(words[0], words[1:]...), Wall: make([][]float64, len(windows)), CPU: make([][]float64, len(windows))}
+	p.cmd.Stderr = os.Stderr
+	return p, p.cmd.Start()
+}
+
+// echo sends n datagrams, with up to window of them on the way, and waits for all of them, for each up to limit.
+func (p *peer) echo(n, window int, limit time.Duration) (time.Duration, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	tv := unix.NsecToTimeval(limit.Nanoseconds())
+	to := unix.SockaddrInet4{Port: 7, Addr: [4]byte{10, 77, byte(p.n), 2}}
+	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.Connect(fd, &to)); err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 18) // the smallest Ethernet frame
+	begin := time.Now()
+	for sent, received := 0, 0; received < n; received++ {
+		for ; sent < n && sent-received < window; sent++ {
+			if _, err := unix.Write(fd, buf); err != nil {
+				return 0, fmt.Errorf("%s: send: %w", p.Label, err)
+			}
+		}
+		_, err := unix.Read(fd, buf)
+		for err == unix.EINTR { // a signal of the Go runtime's; with a time limit the kernel does not go on by itself
+			_, err = unix.Read(fd, buf)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%s: echo %d of %d: %w", p.Label, received+1, n, err)
+		}
+	}
+	return time.Since(begin), nil
+}
+
+// cpu is the processor time that the monitor has used, in microseconds (clock ticks of 10 ms).
+func (p *peer) cpu() float64 {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, _ := strconv.ParseFloat(f[11], 64)
+	system, _ := strconv.ParseFloat(f[12], 64)
+	return (user + system) * 1e4
+}
+
+// print compares each guest with the first: the median of the rounds' ratios.
+func print(peers []*peer) {
+	for w, window := range windows {
+		for _, p := range peers {
+			ratio := make([]float64, len(p.Wall[w]))
+			for i := range ratio {
+				ratio[i] = peers[0].Wall[w][i] / p.Wall[w][i]
+			}
+			cpu := 0.0
+			for _, c := range p.CPU[w] {
+				cpu += c
+			}
+			fmt.Printf("window %2d  %-10s least %6.1f  median %6.1f us per echo, %6.1f of processor time; %5.2f times as fast as %s\n", window, p.Label,
+				slices.Min(p.Wall[w]), median(p.Wall[w]), cpu/float64(len(ratio)), median(ratio), peers[0].Label)
+		}
+	}
+}
+
+func median(x []float64) float64 {
+	s := slices.Sorted(slices.Values(x))
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
