@@ -165,7 +165,7 @@ func TestNetAutoMany(t *testing.T) {
 	kernel := netecho(t)
 	runs := make([]*running, n)
 	for i := range runs {
-		runs[i] = follow(t, withNet(t, "uvm", "run", kernel, "-m", "2M", "--net", "auto"))
+		runs[i] = follow(t, withNet(t, "uvm", "run", kernel, "-m", "4M", "--net", "auto"))
 	}
 	told := map[string]bool{}
 	for _, r := range runs {
