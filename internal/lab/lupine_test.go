@@ -103,7 +103,7 @@ func TestLupineLatency(t *testing.T) {
 	var jobs []Job
 	for _, k := range lupineKernels {
 		jobs = append(jobs, Job{
-			Name: k, Dir: "/vm", Bound: 2 * time.Minute, Argv: []string{"uvm", "run", k, "-m", "256M", "--initrd", "initrd", "--cmdline", "quiet"},
+			Name: k, Dir: "/vm", Bound: 2 * time.Minute, Argv: []string{"uvm", "run", k, "-m", "256M", "--initrd", "initrd", "--cmdline", "quiet", "--timeout", "100s"},
 			Check: func(t *testing.T, r *Result) {
 				var null, read, write float64
 				i := strings.Index(r.Stdout, "null ")
