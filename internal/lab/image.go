@@ -48,8 +48,11 @@ var ours = sync.OnceValues(func() (*built, error) {
 	defer os.RemoveAll(tmp)
 	b := &built{guests: map[string][]byte{}}
 	for name, to := range map[string]*[]byte{"internal/lab/agent": &b.agent, "cmd/uvm": &b.uvm} {
-		out := filepath.Join(tmp, path.Base(name))
-		if err := goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./"+name); err != nil {
+		out, ldflags := filepath.Join(tmp, path.Base(name)), "-s -w -buildid="
+		if name == "cmd/uvm" {
+			ldflags += " -E _rt0_uvm" // as in the Makefile: its own entry changes how the runtime behaves
+		}
+		if err := goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags="+ldflags, "-o", out, "./"+name); err != nil {
 			return nil, err
 		}
 		if *to, err = os.ReadFile(out); err != nil {
