@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	typeNet       = 1
 	netQueueSize  = 256
 	netHeaderSize = 12 // struct virtio_net_hdr (section 5.1.6)
 	netLinkUp     = 1
@@ -79,7 +80,7 @@ func (n *Net) Dropped() (rx, tx uint64) { return n.rxDropped.Load(), n.txDropped
 // Info is that of a network card with receiveq1 and transmitq1. The configuration
 // space has address, status and MTU.
 func (n *Net) Info() Info {
-	return Info{Type: 1, Features: n.features, Queues: []uint16{netQueueSize, netQueueSize}, Config: n.config[:]}
+	return Info{Type: typeNet, Features: n.features, Queues: []uint16{netQueueSize, netQueueSize}, Config: n.config[:]}
 }
 
 // Start begins, with the NIC's offloads as negotiated. One that refuses, such as a

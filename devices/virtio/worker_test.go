@@ -277,3 +277,56 @@ func TestWorkRounds(t *testing.T) {
 type wide struct{ RNG }
 
 func (d *wide) Info() Info { return Info{Type: 4, Queues: []uint16{MaxQueueSize}} }
+
+// card is an echo that says it is a network card.
+type card struct{ *echo }
+
+func (d card) Info() Info {
+	i := d.echo.Info()
+	i.Type = typeNet
+	return i
+}
+
+// TestWorkPolicy: a network card's thread takes no CPU from a vCPU, unless somebody
+// chose another policy; its nice value stays, and other devices' threads do too.
+func TestWorkPolicy(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		dev        Device
+		from, want uint32
+		nice       int
+	}{
+		{"network card", card{newEcho()}, unix.SCHED_NORMAL, unix.SCHED_BATCH, 0},
+		{"network card of a nice monitor", card{newEcho()}, unix.SCHED_NORMAL, unix.SCHED_BATCH, 3},
+		{"network card of an idle monitor", card{newEcho()}, unix.SCHED_IDLE, unix.SCHED_IDLE, 0},
+		{"another device", newEcho(), unix.SCHED_NORMAL, unix.SCHED_NORMAL, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			testutil.Watchdog(t)
+			g := newGuest(t, c.dev)
+			kick, stop := eventfd(t), eventfd(t)
+			tid, done := make(chan int, 1), make(chan struct{})
+			go func() {
+				defer close(done)
+				runtime.LockOSThread()
+				a, err := unix.SchedGetAttr(0, 0)
+				if err != nil {
+					panic(err)
+				}
+				a.Policy, a.Nice = c.from, max(a.Nice, int32(c.nice))
+				if err := unix.SchedSetAttr(0, a, 0); err != nil {
+					t.Errorf("SchedSetAttr(%+v) = %v", a, err)
+				}
+				tid <- unix.Gettid()
+				g.m.Work(kick, stop)
+			}()
+			id := <-tid
+			testutil.UntilInSyscall(t, id, unix.SYS_POLL, unix.SYS_PPOLL)
+			if a, err := unix.SchedGetAttr(id, 0); err != nil || a.Policy != c.want || a.Nice < int32(c.nice) {
+				t.Errorf("policy of the worker's thread = %+v, %v; want policy %d, nice at least %d", a, err, c.want, c.nice)
+			}
+			signal(t, stop)
+			<-done
+		})
+	}
+}
