@@ -65,11 +65,12 @@ const syscallSentinel = 0xffff_8000_0000_0000
 const stubSize = 4
 
 // sealedPorts are the ports that the I/O permission bitmap opens: boot marks, and
-// the hypercalls, on which the bus has the last word. A 32-bit access needs the bits of four ports.
-var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, lastPort}}
+// the hypercalls, and the network ring's doorbell, on which the bus has the last
+// word. A 32-bit access needs the bits of four ports.
+var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, hypercall.LastPort + 3}, {0x600, lastPort}}
 
 const (
-	lastPort      = hypercall.LastPort + 3
+	lastPort      = 0x600 + 3
 	tssFixed      = 104 // bytes of the TSS before the bitmap
 	sealedTSSSize = tssFixed + lastPort/8 + 1 + 1
 )
