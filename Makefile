@@ -23,10 +23,10 @@ SHELL       := /bin/bash
 all: uvm
 
 # The go command knows best what is out of date. Its linker writes through a mapping, page by page, and so the page cache
-# keeps the file; a copy lies there in larger pieces, which a start maps with less work (docs/startup.md).
+# keeps the file; written in one call it lies there in larger pieces, which a start maps with less work (docs/startup.md).
 uvm:
 	CGO_ENABLED=0 $(GO) build $(UVMFLAGS) -o bin/linked/uvm ./cmd/uvm
-	cp bin/linked/uvm bin/uvm.new && mv -f bin/uvm.new bin/uvm
+	dd if=bin/linked/uvm of=bin/uvm.new bs=64M status=none && chmod +x bin/uvm.new && mv -f bin/uvm.new bin/uvm
 	ln -sf uvm bin/solo5-hvt
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/ ./cmd/uvm-image ./cmd/uvm-lupine ./cmd/uvm-net
 
