@@ -80,15 +80,15 @@ func NewBlk(disk devices.Disk, readOnly bool, serial string, log func(op string,
 		b.features = blkSegMax | blkBlkSize | blkFlush | blkReadOnly
 	}
 	copy(b.serial[:], serial)
-	le.PutUint64(b.config[:], b.capacity)
-	for off, v := range map[int]uint32{
-		12: blkQueueSize - 2,       // seg_max: the rest of a chain is header and status
-		20: sectorSize,             // blk_size
-		36: maxRange, 40: 1, 44: 8, // discard: max_sectors, max_seg, sector_alignment
-		48: maxRange, 52: 1, 56: 1, // write_zeroes: max_sectors, max_seg, may_unmap
+	for i, v := range [len(b.config) / 4]uint32{
+		3: blkQueueSize - 2,       // seg_max: the rest of a chain is header and status
+		5: sectorSize,             // blk_size
+		9: maxRange, 10: 1, 11: 8, // discard: max_sectors, max_seg, sector_alignment
+		12: maxRange, 13: 1, 14: 1, // write_zeroes: max_sectors, max_seg, may_unmap
 	} {
-		le.PutUint32(b.config[off:], v)
+		le.PutUint32(b.config[4*i:], v)
 	}
+	le.PutUint64(b.config[:], b.capacity)
 	for tag := range b.requests {
 		b.free = append(b.free, tag)
 	}

@@ -157,7 +157,7 @@ func (c *appCase) image(file string) error {
 		if e != nil {
 			return e
 		}
-		err = goTool(root, "build", "-trimpath", "-ldflags=-s -w", "-o", tree+"/bin/hello", "./internal/lab/testdata/hello")
+		err = goBuild(root, tree+"/bin/hello", "./internal/lab/testdata/hello")
 	} else {
 		tree, err = AppTree(c.name)
 	}

@@ -115,10 +115,10 @@ func TestContainers(t *testing.T) {
 		err = tarball.WriteToFile(path("app.tar"), name.MustParseReference("app:1"), img)
 	}
 	if err == nil {
-		err = goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", tmp, "./cmd/uvm-image", "./cmd/uvm-net")
+		err = goBuild(root, tmp, "./cmd/uvm-image", "./cmd/uvm-net")
 	}
 	if err == nil {
-		_, err = run(root, "make", "-s", "-C", "guests", "OUT="+tmp, path("uvm-init"))
+		err = makeGuest(root, tmp, "uvm-init")
 	}
 	// A directory with busybox, made into an image out here.
 	if err == nil {

@@ -67,13 +67,13 @@ var forGuests = sync.OnceValues(func() (*guestPrograms, error) {
 	}
 	p.applets = strings.Fields(applets)
 	peer := filepath.Join(tmp, "peer")
-	if err := goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", peer, "./internal/lab/peer"); err != nil {
+	if err := goBuild(root, peer, "./internal/lab/peer"); err != nil {
 		return nil, err
 	}
 	if p.peer, err = os.ReadFile(peer); err != nil {
 		return nil, err
 	}
-	if _, err := run(root, "make", "-s", "-C", "guests", "OUT="+tmp, tmp+"/uvm-mark"); err != nil {
+	if err := makeGuest(root, tmp, "uvm-mark"); err != nil {
 		return nil, err
 	}
 	p.mark, err = os.ReadFile(filepath.Join(tmp, "uvm-mark"))

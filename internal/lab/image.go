@@ -48,11 +48,8 @@ var ours = sync.OnceValues(func() (*built, error) {
 	defer os.RemoveAll(tmp)
 	b := &built{guests: map[string][]byte{}}
 	for name, to := range map[string]*[]byte{"internal/lab/agent": &b.agent, "cmd/uvm": &b.uvm} {
-		out, ldflags := filepath.Join(tmp, path.Base(name)), "-s -w -buildid="
-		if name == "cmd/uvm" {
-			ldflags += " -E _rt0_uvm" // as in the Makefile: its own entry changes how the runtime behaves
-		}
-		if err := goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags="+ldflags, "-o", out, "./"+name); err != nil {
+		out := filepath.Join(tmp, path.Base(name))
+		if err := goBuild(root, out, "./"+name); err != nil {
 			return nil, err
 		}
 		if *to, err = os.ReadFile(out); err != nil {
@@ -85,6 +82,22 @@ func goTool(dir string, args ...string) error {
 		return fmt.Errorf("lab: go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
+}
+
+// goBuild builds programs as the Makefile does: uvm with its own entry point, which
+// changes how the runtime behaves. out is a file, or for several programs a folder.
+func goBuild(root, out string, programs ...string) error {
+	ldflags := "-s -w -buildid="
+	if slices.Contains(programs, "./cmd/uvm") {
+		ldflags += " -E _rt0_uvm"
+	}
+	return goTool(root, append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=" + ldflags, "-o", out}, programs...)...)
+}
+
+// makeGuest makes one of the files of guests/, in the folder dir.
+func makeGuest(root, dir, name string) error {
+	_, err := run(root, "make", "-s", "-C", "guests", "OUT="+dir, filepath.Join(dir, name))
+	return err
 }
 
 // writeImage writes the initramfs: busybox, the modules, what ours builds,

@@ -202,10 +202,10 @@ func TestSuggest(t *testing.T) {
 		err = tarball.WriteToFile(path("app.tar"), name.MustParseReference("app:1"), img)
 	}
 	if err == nil {
-		err = goTool(root, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path("uvm-lupine"), "./cmd/uvm-lupine")
+		err = goBuild(root, path("uvm-lupine"), "./cmd/uvm-lupine")
 	}
 	if err == nil {
-		_, err = run(root, "make", "-s", "-C", "guests", "OUT="+tmp, path("uvm-init"))
+		err = makeGuest(root, tmp, "uvm-init")
 	}
 	if err != nil {
 		t.Fatal(err)
