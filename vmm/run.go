@@ -45,6 +45,9 @@ func (vm *VM) State() State {
 	return vm.state
 }
 
+// Size returns the guest's memory in bytes and its number of vCPUs.
+func (vm *VM) Size() (memory uint64, cpus int) { return vm.cfg.Memory, vm.cfg.CPUs }
+
 // move changes the state. A VM goes through them in order, but one that has not run
 // may be closed. vm.mu is held.
 func (vm *VM) move(to State) error {
