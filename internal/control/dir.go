@@ -123,7 +123,7 @@ func CheckName(name string) error {
 		ok = ok && (letter || i > 0 && (c == '-' || c == '_' || c == '.'))
 	}
 	if !ok || name == "" {
-		return fmt.Errorf("name %q: want 1 to %d letters, digits, and behind the first one also - _ .", name, mostName)
+		return fmt.Errorf("name %q: want 1 to %d letters and digits; - _ and . may follow the first one", name, mostName)
 	}
 	return nil
 }
