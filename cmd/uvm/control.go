@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -50,7 +51,7 @@ type vmInfo struct {
 	PID     int    `json:"pid"`
 	Version string `json:"version"` // of uvm
 	Kernel  string `json:"kernel"`  // the path as given
-	State   string `json:"state"`   // running, stopped
+	State   string `json:"state"`   // created, running, paused, stopped
 	Memory  uint64 `json:"memory_bytes"`
 	CPUs    int    `json:"cpus"`
 	Started string `json:"started"` // RFC 3339
@@ -140,8 +141,19 @@ func (c *controller) serve() {
 		c.cancel(&signalError{unix.SIGTERM})
 		return c.wait(call)
 	})
+	s.Handle("pause", func(call *control.Call) (any, error) {
+		ctx, cancel := context.WithTimeoutCause(call.Context, pauseTime, errBusy)
+		defer cancel()
+		return nil, c.vm.Pause(ctx)
+	})
+	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }
+
+// pauseTime is how long a device may take to finish what it has begun.
+const pauseTime = 4 * time.Second
+
+var errBusy = fmt.Errorf("a device has not finished what it does within %v; the VM goes on", pauseTime)
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()

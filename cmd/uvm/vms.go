@@ -241,7 +241,7 @@ func stopVM(e control.Entry, kill bool, timeout time.Duration) error {
 		var refused *control.OpError
 		switch {
 		case errors.As(err, &refused):
-			return fmt.Errorf("VM %v: %w", e, err)
+			return fmt.Errorf("VM %v: %s", e, printable(refused.Msg))
 		case (err == nil || errors.Is(err, control.ErrGone)) && c.WaitGone(timeout):
 			return nil
 		}
@@ -254,6 +254,30 @@ func stopVM(e control.Entry, kill bool, timeout time.Duration) error {
 		return fmt.Errorf("VM %v: its process %d does not end, although it was killed", e, c.PID())
 	}
 	return nil
+}
+
+// askMain is a command that asks each VM for the operation of its name.
+func askMain(op string, args []string) int {
+	f := vmFlags(op)
+	if status := parse(f, op, args); status >= 0 {
+		return status
+	}
+	all, status := findVMs(f)
+	if status >= 0 {
+		return status
+	}
+	return each(all, func(e control.Entry) error {
+		c, err := e.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		var refused *control.OpError
+		if err = c.Call(op, nil, nil); errors.As(err, &refused) {
+			return fmt.Errorf("VM %v: %s", e, printable(refused.Msg))
+		}
+		return err
+	})
 }
 
 func waitMain(args []string) int {

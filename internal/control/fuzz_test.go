@@ -40,4 +40,3 @@ func FuzzEntry(f *testing.F) {
 		}
 	})
 }
-
