@@ -30,7 +30,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		blk, err := virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+		blk, err := virtio.NewBlk(d, c.ReadOnly, cmp.Or(c.Serial, c.Name), func(op string, err devices.Errno) {
 			vm.logFailure(failures, "disk", name, op+" failed", err)
 		})
 		if err != nil {

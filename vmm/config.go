@@ -115,6 +115,11 @@ type Disk struct {
 	Path      string // regular file or block device
 	ReadOnly  bool   // writes fail, and other readers may use the image
 	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
+	Serial    string // at most 20 bytes, for a PC; "" = Name
+	// Cache is "writeback" (or ""): the host's page cache, written back where the guest
+	// flushes; "none": direct I/O (O_DIRECT); "unsafe": as writeback, but a flush does
+	// nothing, and a crash of the host may lose or spoil all.
+	Cache string
 }
 
 // VirtioDevice is a device that the caller of New adds to a PC.
@@ -201,6 +206,9 @@ func (c *Config) check() error {
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
 			return configError("disk %s: block size of %d bytes is not a power of two from 512 to 32768", label(d.Name, i), b)
 		}
+		if !slices.Contains([]string{"", "writeback", "none", "unsafe"}, d.Cache) {
+			return configError("disk %s: no cache mode %q (there are writeback, none and unsafe)", label(d.Name, i), d.Cache)
+		}
 	}
 	return nil
 }
@@ -218,6 +226,11 @@ func (c *Config) checkHVT() error {
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
 		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	}
+	for i := range c.Disks {
+		if d := &c.Disks[i]; d.Serial != "" {
+			return configError("disk %s: serial number %q, but disks of hvt guests have none", label(d.Name, i), d.Serial)
+		}
 	}
 	return nil
 }
@@ -241,8 +254,8 @@ func (c *Config) checkPC() error {
 	for i := range c.Disks {
 		if d := &c.Disks[i]; d.BlockSize != 512 {
 			return configError("disk %s: a PC's disk has blocks of 512 bytes, not %d", label(d.Name, i), d.BlockSize)
-		} else if len(d.Name) > 20 {
-			return configError("disk %q: the name is the disk's serial number, at most 20 bytes", d.Name)
+		} else if len(cmp.Or(d.Serial, d.Name)) > 20 {
+			return configError("disk %s: %q is its serial number, at most 20 bytes (give a shorter serial=)", label(d.Name, i), cmp.Or(d.Serial, d.Name))
 		}
 	}
 	return nil

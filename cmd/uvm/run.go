@@ -95,7 +95,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
 	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage (repeatable; docs/net.md)")
-	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
+	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")

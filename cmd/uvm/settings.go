@@ -86,7 +86,7 @@ func (s *settings) vmConfig() vmm.Config {
 		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})
 	}
 	for _, d := range s.Disks {
-		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize})
+		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize, Cache: d.Cache, Serial: d.Serial})
 	}
 	return c
 }

@@ -22,11 +22,13 @@ type netSpec struct {
 	Args   string      `json:"args,omitempty"` // mirage
 }
 
-// diskSpec is one --disk: [NAME=]path[,ro][,block-size=N].
+// diskSpec is one --disk: [NAME=]path[,ro][,cache=writeback|none|unsafe][,serial=S][,block-size=N].
 type diskSpec struct {
 	Name      string `json:"name,omitempty"`
 	Path      string `json:"path"`
 	RO        bool   `json:"ro,omitempty"`
+	Cache     string `json:"cache,omitempty"`
+	Serial    string `json:"serial,omitempty"`
 	BlockSize int    `json:"block-size,omitempty"`
 }
 
@@ -106,12 +108,16 @@ func (l *diskList) Set(s string) error {
 		switch {
 		case key == "ro" && !hasValue:
 			d.RO = true
+		case key == "cache" && value != "":
+			d.Cache = value
+		case key == "serial" && value != "":
+			d.Serial = value
 		case key == "block-size":
 			if d.BlockSize, err = strconv.Atoi(value); err != nil {
 				return fmt.Errorf("block-size=%s: want a number of bytes", value)
 			}
 		default:
-			return fmt.Errorf("unknown option %q (there are ro and block-size=)", w)
+			return fmt.Errorf("unknown option %q (there are ro, cache=writeback|none|unsafe, serial= and block-size=)", w)
 		}
 	}
 	*l = append(*l, d)
