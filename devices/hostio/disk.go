@@ -61,7 +61,8 @@ var errNoDirect = errors.New("this file system has no direct I/O: use cache=writ
 // probe finds out what direct I/O asks for by trying it, which works with kernels and file
 // systems that do not tell (statx(2), STATX_DIOALIGN).
 func (d *Disk) probe() error {
-	b := make([]byte, bounceSize) // too large for the stack, and so aligned
+	b := make([]byte, bounceSize)
+	d.slot.bounce = b // else it could be on the stack, which is not aligned
 	for d.align = 512; ; d.align = maxAlign {
 		if _, err := unix.Pread(d.fd, b[d.align%maxAlign:][:d.align], 0); err != unix.EINVAL {
 			return err
