@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
@@ -107,14 +108,17 @@ type Net struct {
 	FD   *int    // inherited TAP descriptor with IFF_NO_PI; the VM uses a duplicate
 	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
+
+	RxLimit, TxLimit devices.Limit // to the guest and from it, frames with their Ethernet header
 }
 
 // Disk attaches a raw image to a block device of the guest.
 type Disk struct {
-	Name      string // device in the guest's manifest; "" = by position
-	Path      string // regular file or block device
-	ReadOnly  bool   // writes fail, and other readers may use the image
-	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
+	Name      string        // device in the guest's manifest; "" = by position
+	Path      string        // regular file or block device
+	ReadOnly  bool          // writes fail, and other readers may use the image
+	BlockSize int           // bytes, a power of two from 512 to 32768; 0 = 512
+	Limit     devices.Limit // reads and writes together
 }
 
 // VirtioDevice is a device that the caller of New adds to a PC.
@@ -187,6 +191,8 @@ func (c *Config) check() error {
 			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
 		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
+		case !n.RxLimit.Valid() || !n.TxLimit.Valid():
+			return configError("net %s: "+badBurst, label(n.Name, i))
 		}
 	}
 	// The defaults below are for this VM alone: the slice belongs to the caller,
@@ -196,6 +202,8 @@ func (c *Config) check() error {
 		d := &c.Disks[i]
 		if d.Path == "" {
 			return configError("disk %s: no path given", label(d.Name, i))
+		} else if !d.Limit.Valid() {
+			return configError("disk %s: "+badBurst, label(d.Name, i))
 		}
 		d.BlockSize = cmp.Or(d.BlockSize, 512)
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
@@ -204,6 +212,8 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+const badBurst = "want a burst from 0 to 1h, and none without a rate"
 
 // checkHVT validates what only concerns hvt guests.
 func (c *Config) checkHVT() error {
