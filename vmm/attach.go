@@ -8,9 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/loader"
@@ -56,15 +58,18 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		}
 		vm.closers = append(vm.closers, d)
 		t.Disks[h], e.Capacity, e.BlockSize = d, uint64(d.Size()), uint16(c.BlockSize)
+		both := devices.NewLimiter(c.Limit, time.Now)
+		t.Limits[h] = [2]*devices.Limiter{both, both}
 	}
 	for i, h := range nets {
-		e := &m.Entries[h]
-		tap, mac, mtu, err := openNet(e.Name, &vm.cfg.Nets[i], false)
+		c, e := &vm.cfg.Nets[i], &m.Entries[h]
+		tap, mac, mtu, err := openNet(e.Name, c, false)
 		if err != nil {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
 		t.NICs[h], e.MAC, e.MTU = tap, mac, uint16(mtu)
+		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -36,6 +37,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(err, d.Close())}
 		}
+		blk.Limit = devices.NewLimiter(c.Limit, time.Now)
 		vm.addVirtio(fmt.Sprintf("disk %q", name), blk)
 	}
 	// The console that the kernel is told of is the one that input goes to.
@@ -58,12 +60,15 @@ func (vm *VM) attachPC() error {
 		vm.addVirtio(d.Name, dev)
 	}
 	for i := range cfg.Nets {
-		name := cmp.Or(cfg.Nets[i].Name, fmt.Sprintf("eth%d", i))
-		tap, mac, mtu, err := openNet(name, &cfg.Nets[i], true)
+		c := &cfg.Nets[i]
+		name := cmp.Or(c.Name, fmt.Sprintf("eth%d", i))
+		tap, mac, mtu, err := openNet(name, c, true)
 		if err != nil {
 			return err
 		}
-		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
+		n := virtio.NewNet(tap, mac, mtu)
+		n.RxLimit, n.TxLimit = devices.NewLimiter(c.RxLimit, time.Now), devices.NewLimiter(c.TxLimit, time.Now)
+		vm.addVirtio(fmt.Sprintf("net %q", name), n)
 	}
 	events := []**hostio.Event{&p.uartIRQ, &p.room}
 	for i := range p.virtio {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
@@ -107,6 +108,8 @@ type Net struct {
 	FD   *int    // inherited TAP descriptor with IFF_NO_PI; the VM uses a duplicate
 	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
+
+	RxLimit, TxLimit devices.Limit // to the guest and from it, frames with their Ethernet header
 }
 
 // Disk attaches a raw image to a block device of the guest.
@@ -120,6 +123,7 @@ type Disk struct {
 	// flushes; "none": direct I/O (O_DIRECT); "unsafe": as writeback, but a flush does
 	// nothing, and a crash of the host may lose or spoil all.
 	Cache string
+	Limit devices.Limit // reads and writes together
 }
 
 // VirtioDevice is a device that the caller of New adds to a PC.
@@ -192,6 +196,8 @@ func (c *Config) check() error {
 			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
 		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
+		case !n.RxLimit.Valid() || !n.TxLimit.Valid():
+			return configError("net %s: "+badBurst, label(n.Name, i))
 		}
 	}
 	// The defaults below are for this VM alone: the slice belongs to the caller,
@@ -201,6 +207,8 @@ func (c *Config) check() error {
 		d := &c.Disks[i]
 		if d.Path == "" {
 			return configError("disk %s: no path given", label(d.Name, i))
+		} else if !d.Limit.Valid() {
+			return configError("disk %s: "+badBurst, label(d.Name, i))
 		}
 		d.BlockSize = cmp.Or(d.BlockSize, 512)
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
@@ -212,6 +220,8 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+const badBurst = "want a burst from 0 to 1h, and none without a rate"
 
 // checkHVT validates what only concerns hvt guests.
 func (c *Config) checkHVT() error {
