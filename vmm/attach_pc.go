@@ -70,7 +70,7 @@ func (vm *VM) attachPC() error {
 		n.RxLimit, n.TxLimit = devices.NewLimiter(c.RxLimit, time.Now), devices.NewLimiter(c.TxLimit, time.Now)
 		vm.addVirtio(fmt.Sprintf("net %q", name), n)
 	}
-	events := []**hostio.Event{&p.uartIRQ, &p.room}
+	events := []**hostio.Event{&p.uartIRQ, &p.room, &p.stop}
 	for i := range p.virtio {
 		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
 	}

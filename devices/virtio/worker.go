@@ -19,7 +19,7 @@ func (r *registers) live() bool {
 func (m *MMIO) Serve() (timeout, fd int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.reg.live() {
+	if m.frozen || !m.reg.live() {
 		return -1, -1
 	}
 	for _, q := range m.q {
