@@ -3,6 +3,7 @@ package netring
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/devices"
@@ -24,8 +25,9 @@ func FuzzRing(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{255, 2, 63, 8, 1, 0, 1}, 300))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		g := newGuest(t)
-		log := ""
-		note := func(s string, args ...any) { log += fmt.Sprintf(s+"\n", args...) }
+		script = script[:min(len(script), 4000)]
+		var log, want strings.Builder
+		note := func(s string, args ...any) { fmt.Fprintf(&log, s+"\n", args...) }
 		for _, h := range []int{hNIC, hLast} {
 			n := &fakeNIC{t: t, in: bytes.Repeat([]byte{0x5a}, 300)}
 			g.r.calls.NICs[h] = logNIC{n, note, h}
@@ -37,7 +39,7 @@ func FuzzRing(f *testing.F) {
 			}
 			return b
 		}
-		want, commits, dead := "", uint32(0), false
+		commits, dead, far := uint32(0), false, false
 		for len(script) > 0 && !dead {
 			n := uint32(next())
 			for range n {
@@ -57,9 +59,9 @@ func FuzzRing(f *testing.F) {
 				case end > memSize || size > 0 && ptr < least:
 					dead = true
 				case op == opWrite:
-					want += fmt.Sprintf("%d: write %d\n", handle, size)
+					fmt.Fprintf(&want, "%d: write %d\n", handle, size)
 				default:
-					want += fmt.Sprintf("%d: read %d\n", handle, size)
+					fmt.Fprintf(&want, "%d: read %d\n", handle, size)
 				}
 				if op == opRead && !dead {
 					commits++
@@ -68,7 +70,7 @@ func FuzzRing(f *testing.F) {
 			tail := g.tail
 			if away := next(); away > 0 {
 				tail += slots*uint32(away) + 1
-				want, dead = "-", true
+				far, dead = true, true
 			}
 			g.r.word(offEntryTail).Store(tail)
 			err := g.r.serve()
@@ -76,8 +78,9 @@ func FuzzRing(f *testing.F) {
 				t.Fatalf("serve() = %v; want an error: %v", err, dead)
 			}
 		}
-		if want != "-" && (log != want || g.r.commits != commits) {
-			t.Errorf("%d commits, NICs saw\n%swant %d and\n%s", g.r.commits, log, commits, want)
+		// Of a round that ends with such a tail nothing is carried out.
+		if !strings.HasPrefix(want.String(), log.String()) || !far && (log.Len() != want.Len() || g.r.commits != commits) {
+			t.Errorf("%d commits, NICs saw\n%swant %d and\n%s", g.r.commits, log.String(), commits, want.String())
 		}
 		if !bytes.Equal(low, g.mem.Host()[:dataAddr]) {
 			t.Error("the ring wrote where the guest cannot")
