@@ -15,7 +15,9 @@ import (
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // attach opens the host's end of every device in the manifest, fills in what
@@ -72,6 +74,23 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
+}
+
+// The network ring's doorbell, and its memory in bytes: 49280 in whole pages.
+const ringPort, ringSize = 0x600, 13 * memory.PageSize
+
+// ringAt is where the network ring lies, in memory of its own that is in no view: what
+// runs off the end of the guest's memory does not reach it.
+func (vm *VM) ringAt() memory.Addr { return memory.Addr(vm.mem.Size() + hvtPage) }
+
+// addRing attaches the network ring.
+func (vm *VM) addRing(calls *hypercall.Config) error {
+	mem, doorbell, err := vm.cfg.NetRing.Attach(calls)
+	if err != nil {
+		return &HostError{What: "network ring", Err: err}
+	}
+	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or

@@ -97,6 +97,9 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	if vm.pc != nil {
 		return vm.runPC()
 	}
+	if vm.cfg.NetRing != nil {
+		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
+	}
 	return vm.runVCPU(vm.vcpu)
 }
 
@@ -209,7 +212,7 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			// afterwards: a kick in between is seen in the next round.
 			v.ClearKick()
 			if err := vm.attend(); err != nil {
-				return Result{}, err
+				return Result{}, vm.portFault(v, err)
 			}
 			if cut.Out {
 				io := cut
