@@ -11,7 +11,8 @@ import (
 // TestNetRing runs a guest that uses the ring and nothing else where there is one, and ends
 // where there is none.
 func TestNetRing(t *testing.T) {
-	requireNet(t)
+	testutil.RequireRoot(t)
+	testutil.RequireKVM(t)
 	testutil.Watchdog(t)
 	kernel := netecho(t)
 	for _, tt := range []struct {
@@ -50,7 +51,7 @@ func TestNetRing(t *testing.T) {
 			}
 			r.up()
 			for _, size := range []string{"0", "1400"} {
-				if out, err := exec.Command("ping", "-q", "-f", "-c", "200", "-W", "5", "-s", size, "10.0.0.2").CombinedOutput(); err != nil {
+				if out, err := exec.Command("ping", "-q", "-c", "100", "-i", "0.005", "-W", "5", "-s", size, "10.0.0.2").CombinedOutput(); err != nil {
 					t.Errorf("ping: %v: %s", err, out)
 				}
 			}
