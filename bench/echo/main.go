@@ -150,8 +150,8 @@ func (p *peer) echo(n, window int, limit time.Duration) (time.Duration, error) {
 	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.Connect(fd, &to)); err != nil {
 		return 0, err
 	}
-	buf := make([]byte, 18) // the smallest Ethernet frame
-	buf[0] = 8              // ICMP's echo request; the kernel fills in the rest of its header
+	buf, got := make([]byte, 18), make([]byte, 18) // the smallest Ethernet frame
+	buf[0] = 8                                     // ICMP's echo request; the kernel fills in the rest of its header
 	begin := time.Now()
 	for sent, received := 0, 0; received < n; received++ {
 		for ; sent < n && sent-received < window; sent++ {
@@ -159,9 +159,9 @@ func (p *peer) echo(n, window int, limit time.Duration) (time.Duration, error) {
 				return 0, fmt.Errorf("%s: send: %w", p.Label, err)
 			}
 		}
-		_, err := unix.Read(fd, buf)
+		_, err := unix.Read(fd, got)
 		for err == unix.EINTR { // a signal of the Go runtime's; with a time limit the kernel does not go on by itself
-			_, err = unix.Read(fd, buf)
+			_, err = unix.Read(fd, got)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("%s: echo %d of %d: %w", p.Label, received+1, n, err)

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/uvm-monitor/uvm/netring"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
-// netRing is the network ring for the guest, or none. A non-negative status says that --net-ring
-// is wrong, in words that are printed already.
-func (s *settings) netRing() (vmm.NetRing, int) {
-	switch s.NetRing {
+// netRing is the network ring for a guest, or none: as mode says, which is on, off or auto, the
+// default. For auto docs/net-ring.md has the rule and what was measured.
+func netRing(mode string, cfg *vmm.Config) (vmm.NetRing, error) {
+	switch mode {
 	case "on":
-		return netring.New(), -1
+		return netring.New(), nil
 	case "off", "", "auto":
-		return nil, -1
+		return nil, nil
 	}
-	return nil, fail(exitUsage, "--net-ring %q: want on, off or auto", s.NetRing)
+	return nil, &vmm.ConfigError{Msg: fmt.Sprintf("network ring %q: want on, off or auto", mode)}
 }

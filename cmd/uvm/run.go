@@ -50,10 +50,11 @@ func runMain(args []string) int {
 			return status
 		}
 	}
-	note, status := s.network(&cfg, ports)
-	if status < 0 {
-		cfg.NetRing, status = s.netRing()
+	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
 	}
+	note, status := s.network(&cfg, ports)
 	if status >= 0 {
 		undo()
 		return status

@@ -3,8 +3,9 @@
 // ring.c: frames by the network ring (hvt ABI 5). The two ends run at the same time, each on its own processor if it has one.
 #include "uvm.h"
 
-// Writes are copied, so that the caller has its buffer back at once. Only guests that use the ring have these 2 MiB.
-static uint8_t slot[UVM_RING_SLOTS][UVM_RING_FRAME];
+// Writes are copied, so that the caller has its buffer back at once. Only guests that use the ring have this memory.
+enum { COPIES = 256 };
+static uint8_t copies[COPIES][UVM_RING_FRAME];
 static uint32_t next_id;
 
 static struct uvm_ring *ring(void) { return (struct uvm_ring *)uvm_boot->net_ring; }
@@ -34,8 +35,8 @@ int uvm_ring_write(uint64_t handle, const void *buf, size_t len)
 {
 	if (len > UVM_RING_FRAME)
 		return uvm_net_write(handle, buf, len);
-	wait_for_room(UVM_RING_SLOTS - 1);
-	uint8_t *copy = slot[ring()->entry_tail % UVM_RING_SLOTS];
+	wait_for_room(COPIES - 1);
+	uint8_t *copy = copies[ring()->entry_tail % COPIES];
 	memcpy(copy, buf, len);
 	submit(UVM_RING_WRITE, handle, copy, len);
 	return UVM_OK;
