@@ -28,14 +28,16 @@ type VM struct {
 	log   *slog.Logger
 	timer *devices.BootTimer
 
-	sys   *kvm.System
-	kvm   *kvm.VM
-	vcpus []*kvm.VCPU
-	vcpu  *kvm.VCPU // the first one
-	mem   *memory.Memory
-	view  *memory.View
-	code  *memory.View  // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
+	sys      *kvm.System
+	kvm      *kvm.VM
+	vcpus    []*kvm.VCPU
+	vcpu     *kvm.VCPU // the first one
+	mem      *memory.Memory
+	view     *memory.View
+	code     *memory.View // what can be fetched, where that is more than view; else nil
+	stopRing func()       // the network ring's
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
