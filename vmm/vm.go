@@ -105,7 +105,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -175,13 +175,6 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {
