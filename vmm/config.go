@@ -262,6 +262,8 @@ func (c *Config) checkHVT() error {
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
 	case c.Cmdline != "" || c.Initrd != "" || len(c.Virtio) > 0:
 		return configError("%s is an hvt unikernel: kernel command line, initrd, rng, vsock and other virtio devices are for Linux and other PC kernels", c.Kernel)
+	case slices.ContainsFunc(c.Disks, func(d Disk) bool { return d.Serial != "" }):
+		return configError("%s is an hvt unikernel: its disks have no serial numbers", c.Kernel)
 	case c.Memory > maxMem:
 		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
@@ -269,11 +271,6 @@ func (c *Config) checkHVT() error {
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
 	case len(c.Nets) == 0:
 		c.NetRing = nil
-	}
-	for i := range c.Disks {
-		if d := &c.Disks[i]; d.Serial != "" {
-			return configError("disk %s: serial number %q, but disks of hvt guests have none", label(d.Name, i), d.Serial)
-		}
 	}
 	return nil
 }
