@@ -113,6 +113,8 @@ type Net struct {
 	FD   *int    // inherited TAP descriptor with IFF_NO_PI; the VM uses a duplicate
 	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
+
+	RxLimit, TxLimit devices.Limit // to the guest and from it, frames with their Ethernet header
 }
 
 // Disk attaches a raw image to a block device of the guest.
@@ -121,6 +123,12 @@ type Disk struct {
 	Path      string // regular file or block device
 	ReadOnly  bool   // writes fail, and other readers may use the image
 	BlockSize int    // bytes, a power of two from 512 to 32768; 0 = 512
+	Serial    string // at most 20 bytes, for a PC; "" = Name
+	// Cache is "writeback" (or ""): the host's page cache, written back where the guest
+	// flushes; "none": direct I/O (O_DIRECT); "unsafe": as writeback, but a flush does
+	// nothing, and a crash of the host may lose or spoil all.
+	Cache string
+	Limit devices.Limit // reads and writes together
 }
 
 // VirtioDevice is a device that the caller of New adds to a PC.
@@ -210,6 +218,8 @@ func (c *Config) check() error {
 			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
 		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
+		case !n.RxLimit.Valid() || !n.TxLimit.Valid():
+			return configError("net %s: "+badBurst, label(n.Name, i))
 		}
 	}
 	// The defaults below are for this VM alone: the slice belongs to the caller,
@@ -219,14 +229,21 @@ func (c *Config) check() error {
 		d := &c.Disks[i]
 		if d.Path == "" {
 			return configError("disk %s: no path given", label(d.Name, i))
+		} else if !d.Limit.Valid() {
+			return configError("disk %s: "+badBurst, label(d.Name, i))
 		}
 		d.BlockSize = cmp.Or(d.BlockSize, 512)
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
 			return configError("disk %s: block size of %d bytes is not a power of two from 512 to 32768", label(d.Name, i), b)
 		}
+		if !slices.Contains([]string{"", "writeback", "none", "unsafe"}, d.Cache) {
+			return configError("disk %s: no cache mode %q (there are writeback, none and unsafe)", label(d.Name, i), d.Cache)
+		}
 	}
 	return nil
 }
+
+const badBurst = "want a burst from 0 to 1h, and none without a rate"
 
 // checkHVT validates what only concerns hvt guests.
 func (c *Config) checkHVT() error {
@@ -243,6 +260,11 @@ func (c *Config) checkHVT() error {
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
 	case len(c.Nets) == 0:
 		c.NetRing = nil
+	}
+	for i := range c.Disks {
+		if d := &c.Disks[i]; d.Serial != "" {
+			return configError("disk %s: serial number %q, but disks of hvt guests have none", label(d.Name, i), d.Serial)
+		}
 	}
 	return nil
 }
@@ -268,8 +290,8 @@ func (c *Config) checkPC() error {
 	for i := range c.Disks {
 		if d := &c.Disks[i]; d.BlockSize != 512 {
 			return configError("disk %s: a PC's disk has blocks of 512 bytes, not %d", label(d.Name, i), d.BlockSize)
-		} else if len(d.Name) > 20 {
-			return configError("disk %q: the name is the disk's serial number, at most 20 bytes", d.Name)
+		} else if len(cmp.Or(d.Serial, d.Name)) > 20 {
+			return configError("disk %s: %q is its serial number, at most 20 bytes (give a shorter serial=)", label(d.Name, i), cmp.Or(d.Serial, d.Name))
 		}
 	}
 	return nil

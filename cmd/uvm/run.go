@@ -31,6 +31,16 @@ func runMain(args []string) int {
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
+	ctl, err := s.newController(log)
+	if err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
+	undoConsole := undo
+	undo = func() {
+		ctl.close(outcome{Kind: "error"})
+		undoConsole()
+	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console = log, console
 	var ports []string
@@ -72,6 +82,7 @@ func runMain(args []string) int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
+	ctl.run(vm, cancel)
 	end := outcomeOf(vm.Run(ctx))
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
@@ -79,7 +90,9 @@ func runMain(args []string) int {
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
 	}
-	return s.report(vm, end)
+	end.Status = s.report(vm, end)
+	ctl.close(end)
+	return end.Status
 }
 
 // runFlags binds the flags of `uvm run` to s.
@@ -98,15 +111,18 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Vsock, "vsock", s.Vsock, "give a PC virtio sockets; the host's side is the Unix socket `PATH` (docs/vsock.md)")
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
-	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage (repeatable; docs/net.md)")
+	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage, and limits ,bps=SIZE ,pps=N ,burst=DURATION (repeatable; docs/net.md, docs/limits.md)")
 	f.StringVar(&s.NetRing, "net-ring", s.NetRing, "carry an hvt guest's frames by the network ring, for those that know it: on, off or `auto` (default auto; docs/net-ring.md)")
-	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
+	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
 	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
+	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the VM for uvm ps and the like, which no other VM of yours has")
+	f.StringVar(&s.Control, "control", s.Control, "when to make the socket that uvm ps, stop and the like use: `on` before the guest starts, auto when it has run for 50 ms, or off (default auto; with --name on)")
+	f.StringVar(&s.RunDir, "run-dir", s.RunDir, "`FOLDER` of control sockets (default $UVM_RUN_DIR, /run/uvm for root, else $XDG_RUNTIME_DIR/uvm; docs/control.md)")
 	f.String("config", "", "read settings from this JSON `FILE`, - for stdin; flags win over it")
 	f.Bool("print-config", false, "print the settings as JSON and do nothing else")
 	return f

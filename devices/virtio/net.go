@@ -26,6 +26,10 @@ const (
 // frame that cannot be passed on is dropped and counted, as by any network card.
 type Net struct {
 	Base
+	// RxLimit holds the frames to the guest to a rate, TxLimit those from it; they are
+	// set before Work, and nil for none. What has to wait stays with its sender.
+	RxLimit, TxLimit *devices.Limiter
+
 	nic      devices.NIC
 	features uint64
 	config   [12]byte // struct virtio_net_config up to mtu
@@ -110,7 +114,7 @@ func (n *Net) Serve() error {
 }
 
 func (n *Net) send() error {
-	for {
+	for n.tx.within(n.TxLimit) {
 		ok, err := n.tx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
@@ -119,6 +123,7 @@ func (n *Net) send() error {
 		if size < 0 {
 			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size+netHeaderSize)
 		}
+		n.TxLimit.Take(uint64(size), 1)
 		n.c.Out.CopyTo(n.header[:])
 		n.out = append(append(n.out[:0], n.header[:n.hdr]), n.c.Out.Skip(netHeaderSize)...)
 		if size < minFrame || size > maxFrame || !n.sent.cover(&n.header) || !inside(&n.header, size) || n.nic.WriteFrame(n.out) != 0 {
@@ -126,11 +131,12 @@ func (n *Net) send() error {
 		}
 		n.tx.Push(n.c.Head, 0)
 	}
+	return nil
 }
 
 func (n *Net) receive() error {
 	for n.poll = -1; ; {
-		if err := n.hold(); err != nil || len(n.held) == 0 {
+		if err := n.hold(); err != nil || len(n.held) == 0 || !n.rx.within(n.RxLimit) {
 			return err
 		}
 		got, errno := len(n.late), devices.Errno(0)
@@ -139,7 +145,9 @@ func (n *Net) receive() error {
 		} else {
 			all := append(n.bufs, n.frame[min(n.room, len(n.frame)-1):])
 			n.bufs = all[:len(n.bufs)]
-			got, errno = n.nic.ReadFrame(all)
+			if got, errno = n.nic.ReadFrame(all); errno == 0 {
+				n.RxLimit.Take(uint64(max(got-n.hdr, 0)), 1)
+			}
 		}
 		if errno == syscall.EAGAIN {
 			n.poll = n.nic.PollFD()
