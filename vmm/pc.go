@@ -130,6 +130,7 @@ func (vm *VM) wirePC() error {
 		s := &p.virtio[i]
 		failures := new(uint64)
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		vm.freezers = append(vm.freezers, s.mmio)
 		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
 			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))

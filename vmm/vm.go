@@ -43,6 +43,8 @@ type VM struct {
 	ports devices.PortBus
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 
