@@ -88,7 +88,7 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 	if err != nil {
 		return &HostError{What: "network ring", Err: err}
 	}
-	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
 	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 

@@ -163,6 +163,8 @@ type NetRing interface {
 	// ends the VM: the guest did what it must not. stop is called when the vCPU has
 	// stopped, and returns when what it had left in the ring is carried out.
 	Start(fail func(error)) (stop func())
+	// Freeze has it do nothing until it is called with false; it is started, or will be.
+	Freeze(on bool)
 }
 
 // ConfigError is a Config that cannot work, whatever the host.
@@ -279,10 +281,8 @@ func (c *Config) checkHVT() error {
 func (c *Config) checkPC() error {
 	c.Memory = cmp.Or(c.Memory, DefaultPCMemory)
 	switch {
-	case c.NetRing != nil:
-		return configError("%s is not an hvt unikernel: its nets are virtio's, without the network ring", c.Kernel)
-	case c.Ring == RingSealed || c.SealExecOnly:
-		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
+	case c.Ring == RingSealed || c.SealExecOnly || c.NetRing != nil:
+		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed, and there is no network ring", c.Kernel)
 	case c.Memory%memory.PageSize != 0:
 		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
 	}

@@ -102,8 +102,7 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 		return vm.runPC()
 	}
 	if vm.cfg.NetRing != nil {
-		vm.startRing()
-		defer func() { vm.stopRing() }() // the one of then
+		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
 	}
 	return vm.runVCPU(vm.vcpu)
 }
