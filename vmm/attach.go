@@ -168,18 +168,27 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 
 // console returns where PUTS goes.
 func (vm *VM) console() (io.Writer, error) {
-	switch w := vm.cfg.Console.(type) {
-	case nil:
-		return io.Discard, nil
-	case interface{ Fd() uintptr }:
+	out := cmp.Or(vm.cfg.Console, io.Discard)
+	if w, ok := out.(interface{ Fd() uintptr }); ok {
 		fd := int(w.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		return hostio.NewConsole(fd, vm.wake), nil
-	default:
-		return w, nil
+		out = hostio.NewConsole(fd, vm.wake)
 	}
+	if vm.cfg.ConsoleCopy != nil {
+		out = &tee{out, vm.cfg.ConsoleCopy}
+	}
+	return out, nil
+}
+
+// tee copies what has been written, which may be less than was to be.
+type tee struct{ to, also io.Writer }
+
+func (t *tee) Write(b []byte) (int, error) {
+	n, err := t.to.Write(b)
+	t.also.Write(b[:n])
+	return n, err
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

@@ -42,6 +42,9 @@ type settings struct {
 	BootSummary  bool     `json:"boot-summary,omitempty"`
 	LogLevel     string   `json:"log-level,omitempty"`
 	LogFormat    string   `json:"log-format,omitempty"`
+	LogFile      string   `json:"log-file,omitempty"`
+	LogSize      memSize  `json:"log-size,omitempty"`
+	LogRate      memSize  `json:"log-rate,omitempty"`
 	Name         string   `json:"name,omitempty"`
 	Control      string   `json:"control,omitempty"`
 	RunDir       string   `json:"run-dir,omitempty"`
