@@ -15,7 +15,9 @@ import (
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // attach opens the host's end of every device in the manifest, fills in what
@@ -27,7 +29,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		vm.logFailure(&failures[handle], dev, m.Entries[handle].Name, op+" failed", err)
 	}}
 	var err error
-	if t.Console, err = vm.console(); err != nil {
+	if t.Console, err = vm.console("console"); err != nil {
 		return t, err
 	}
 	disks, nets := make([]int, len(vm.cfg.Disks)), make([]int, len(vm.cfg.Nets))
@@ -57,7 +59,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 		vm.closers = append(vm.closers, d)
-		t.Disks[h], e.Capacity, e.BlockSize = d, uint64(d.Size()), uint16(c.BlockSize)
+		t.Disks[h], e.Capacity, e.BlockSize = vm.cfg.Meter.Disk(e.Name, d), uint64(d.Size()), uint16(c.BlockSize)
 		both := devices.NewLimiter(c.Limit, time.Now)
 		t.Limits[h] = [2]*devices.Limiter{both, both}
 	}
@@ -68,10 +70,27 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
-		t.NICs[h], e.MAC, e.MTU = tap, mac, uint16(mtu)
+		t.NICs[h], e.MAC, e.MTU = vm.cfg.Meter.NIC(e.Name, tap), mac, uint16(mtu)
 		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
+}
+
+// The network ring's doorbell, and its memory in bytes: 49280 in whole pages.
+const ringPort, ringSize = 0x600, 13 * memory.PageSize
+
+// ringAt is where the network ring lies, in memory of its own that is in no view: what
+// runs off the end of the guest's memory does not reach it.
+func (vm *VM) ringAt() memory.Addr { return memory.Addr(vm.mem.Size() + hvtPage) }
+
+// addRing attaches the network ring.
+func (vm *VM) addRing(calls *hypercall.Config) error {
+	mem, doorbell, err := vm.cfg.NetRing.Attach(calls)
+	if err != nil {
+		return &HostError{What: "network ring", Err: err}
+	}
+	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or
@@ -166,8 +185,8 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
-// console returns where PUTS goes.
-func (vm *VM) console() (io.Writer, error) {
+// console returns where output goes; name is for the Meter.
+func (vm *VM) console(name string) (io.Writer, error) {
 	out := cmp.Or(vm.cfg.Console, io.Discard)
 	if w, ok := out.(interface{ Fd() uintptr }); ok {
 		fd := int(w.Fd())
@@ -179,7 +198,7 @@ func (vm *VM) console() (io.Writer, error) {
 	if vm.cfg.ConsoleCopy != nil {
 		out = &tee{out, vm.cfg.ConsoleCopy}
 	}
-	return out, nil
+	return vm.cfg.Meter.Console(name, out), nil
 }
 
 // tee copies what has been written, which may be less than was to be.

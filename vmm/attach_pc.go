@@ -15,7 +15,7 @@ import (
 // the first disk is the guest's /dev/vda.
 func (vm *VM) attachPC() error {
 	cfg, p := &vm.cfg, vm.pc
-	out, err := vm.console()
+	out, err := vm.console("ttyS0")
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		blk, err := virtio.NewBlk(d, c.ReadOnly, cmp.Or(c.Serial, c.Name), func(op string, err devices.Errno) {
+		blk, err := virtio.NewBlk(cfg.Meter.Disk(name, d), c.ReadOnly, cmp.Or(c.Serial, c.Name), func(op string, err devices.Errno) {
 			vm.logFailure(failures, "disk", name, op+" failed", err)
 		})
 		if err != nil {
@@ -42,7 +42,7 @@ func (vm *VM) attachPC() error {
 	}
 	// The console that the kernel is told of is the one that input goes to.
 	if cfg.virtioConsole() {
-		out, err := vm.console()
+		out, err := vm.console("hvc0")
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		n := virtio.NewNet(tap, mac, mtu)
+		n := virtio.NewNet(cfg.Meter.NIC(name, tap), mac, mtu)
 		n.RxLimit, n.TxLimit = devices.NewLimiter(c.RxLimit, time.Now), devices.NewLimiter(c.TxLimit, time.Now)
 		vm.addVirtio(fmt.Sprintf("net %q", name), n)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -46,6 +47,10 @@ type Config struct {
 	Initrd  string
 	Virtio  []VirtioDevice
 
+	// NetRing offers the network ring to an hvt guest that has nets, beside its
+	// hypercalls: netring.New(), one for each VM; nil = no ring.
+	NetRing NetRing
+
 	// Input returns what the guest reads from its console: a pipe, terminal or
 	// file, which stays the caller's. It is called for guests that can read, which
 	// hvt guests cannot; nil = no input.
@@ -69,6 +74,13 @@ type Config struct {
 
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
+
+	// Meter counts what the devices move, as meter.New's does; nil = Stats says nothing of
+	// devices. It is for one VM.
+	Meter devices.Meter
+
+	// Timing has the time taken of each exit, which costs two readings of the clock.
+	Timing bool
 
 	// NoMarks leaves out the boot-time port 0x3f0: a guest that writes there
 	// breaks the ABI, as under Solo5's own tender.
@@ -140,6 +152,23 @@ type VirtioDevice struct {
 	New func() (virtio.Device, error)
 }
 
+// NetRing is the monitor's end of Solo5's network ring (docs/net-ring.md), which is not part
+// of the core: package netring has one. It belongs to the VM from Attach on, which comes
+// once, in New.
+type NetRing interface {
+	devices.Saver
+	io.Closer
+	// Attach makes the ring's memory, ringSize bytes from mmap, all of which the guest can
+	// write at any time, and the eventfd doorbell. calls is what the guest's hypercalls
+	// will work with: Attach has to replace in there what two goroutines cannot use at
+	// the same time. After an error nothing has to be closed.
+	Attach(calls *hypercall.Config) (mem []byte, doorbell int, err error)
+	// Start serves the ring beside the vCPU. fail, which may be called from any goroutine,
+	// ends the VM: the guest did what it must not. stop is called when the vCPU has
+	// stopped, and returns when what it had left in the ring is carried out.
+	Start(fail func(error)) (stop func())
+}
+
 // ConfigError is a Config that cannot work, whatever the host.
 type ConfigError struct{ Msg string }
 
@@ -192,7 +221,9 @@ func (c *Config) check() error {
 	case c.Memory > maxPCMem:
 		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
-	c.CPUs = max(c.CPUs, 1)
+	if c.CPUs = max(c.CPUs, 1); c.Meter == nil {
+		c.Meter = devices.NoMeter{}
+	}
 	for i := range c.Nets {
 		n := &c.Nets[i]
 		switch {
@@ -240,6 +271,8 @@ func (c *Config) checkHVT() error {
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
 		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	case len(c.Nets) == 0:
+		c.NetRing = nil
 	}
 	for i := range c.Disks {
 		if d := &c.Disks[i]; d.Serial != "" {
@@ -253,6 +286,8 @@ func (c *Config) checkHVT() error {
 func (c *Config) checkPC() error {
 	c.Memory = cmp.Or(c.Memory, DefaultPCMemory)
 	switch {
+	case c.NetRing != nil:
+		return configError("%s is not an hvt unikernel: its nets are virtio's, without the network ring", c.Kernel)
 	case c.Ring == RingSealed || c.SealExecOnly:
 		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
 	case c.Memory%memory.PageSize != 0:

@@ -149,9 +149,9 @@ func TestPCLimits(t *testing.T) {
 	cfg.Nets = []Net{{TAP: "uvm0", RxLimit: limit(20), TxLimit: limit(30)}, {TAP: "uvm1"}}
 	vm := newVM(t, cfg)
 	var got []devices.Limit
-	for _, s := range vm.pc.virtio {
+	for i := range vm.pc.virtio {
 		limiters := []*devices.Limiter{}
-		switch d := s.dev.(type) {
+		switch d := vm.pc.virtio[i].dev.(type) {
 		case *virtio.Blk:
 			limiters = append(limiters, d.Limit)
 		case *virtio.Net:

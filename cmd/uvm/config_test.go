@@ -16,9 +16,17 @@ import (
 // its default, and everyJSON says the same.
 var everyFlag = []string{
 	"--image", "app.tar", "--image-tag", "app:1", "--env", "A=b c", "--env", "D=",
-	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1,bridge=br0,netns=blue,args=mirage,bps=10M,rx-bps=1500,tx-bps=1G,pps=1000,rx-pps=2,tx-pps=3,burst=1s",
-	"--disk", "data=/a b.img,ro,cache=none,serial=A1,block-size=4096,bps=5K,iops=100,burst=250ms", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
-	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "--log-file", "/l", "--log-size", "32M", "--log-rate", "8K", "--name", "web", "--control", "on", "--run-dir", "/d", "app.hvt", "--", "--x", "", "é <&>",
+	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v",
+	"--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400",
+	"--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1,bridge=br0,netns=blue,args=mirage,bps=10M,rx-bps=1500,tx-bps=1G,pps=1000,rx-pps=2,tx-pps=3,burst=1s",
+	"--net-ring", "on",
+	"--disk", "data=/a b.img,ro,cache=none,serial=A1,block-size=4096,bps=5K,iops=100,burst=250ms",
+	"--disk", `x\,y`,
+	"--console", "none", "--timeout", "1m30s",
+	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary",
+	"--log-level", "warn", "--log-format", "json", "--log-file", "/l", "--log-size", "32M", "--log-rate", "8K",
+	"--name", "web", "--control", "on", "--run-dir", "/d",
+	"app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
@@ -66,6 +74,7 @@ const everyJSON = `{
       "burst": "1s"
     }
   ],
+  "net-ring": "on",
   "disk": [
     {
       "name": "data",

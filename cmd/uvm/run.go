@@ -47,6 +47,10 @@ func runMain(args []string) int {
 			return status
 		}
 	}
+	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
 	note, status := s.network(&cfg, ports)
 	if status >= 0 {
 		undo()
@@ -106,6 +110,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
 	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage, and limits ,bps=SIZE ,pps=N ,burst=DURATION (repeatable; docs/net.md, docs/limits.md)")
+	f.StringVar(&s.NetRing, "net-ring", s.NetRing, "carry an hvt guest's frames by the network ring, for those that know it: on, off or `auto` (default auto; docs/net-ring.md)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none, file:PATH, or log for lines of the monitor's log (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")

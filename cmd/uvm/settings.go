@@ -35,6 +35,7 @@ type settings struct {
 	Ring         string   `json:"ring,omitempty"`
 	SealExecOnly bool     `json:"seal-exec-only,omitempty"`
 	Nets         netList  `json:"net,omitempty"`
+	NetRing      string   `json:"net-ring,omitempty"`
 	Disks        diskList `json:"disk,omitempty"`
 	Console      string   `json:"console,omitempty"`
 	Timeout      duration `json:"timeout,omitempty"`
