@@ -41,6 +41,8 @@ func commandFlags(name string) []string {
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "ps", "stop", "pause", "resume", "wait", "logs":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "trace":
+		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

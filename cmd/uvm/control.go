@@ -13,6 +13,7 @@ import (
 
 	"github.com/uvm-monitor/uvm/internal/control"
 	"github.com/uvm-monitor/uvm/internal/runlog"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -35,6 +36,7 @@ type controller struct {
 	log  *logs
 
 	vm      *vmm.VM
+	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
 	started time.Time
 	ended   chan struct{} // closed when end is set
@@ -119,8 +121,8 @@ func (c *controller) openLogs() (err error) {
 }
 
 // run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
-func (c *controller) run(vm *vmm.VM, cancel context.CancelCauseFunc) {
-	c.vm, c.cancel, c.started = vm, cancel, time.Now()
+func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseFunc) {
+	c.vm, c.hub, c.cancel, c.started = vm, hub, cancel, time.Now()
 	if c.server != nil {
 		c.serve()
 	} else if !c.closed {
@@ -159,6 +161,7 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }

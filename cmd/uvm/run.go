@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -22,6 +23,11 @@ func runMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
+	return s.run()
+}
+
+func (s *settings) run() int {
+	var status int
 	ctl, err := s.newController()
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
@@ -37,6 +43,16 @@ func runMain(args []string) int {
 	if err != nil {
 		undo()
 		return fail(startStatus(err), "%v", err)
+	}
+	undoTrace, err := s.trace.open()
+	undoOthers := undo
+	undo = func() {
+		undoTrace()
+		undoOthers()
+	}
+	if err != nil {
+		undo()
+		return fail(exitHost, "--output: %v", err)
 	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
@@ -79,7 +95,9 @@ func runMain(args []string) int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
-	ctl.run(vm, cancel)
+	hub := trace.NewHub(vm)
+	ctl.run(vm, hub, cancel)
+	s.trace.start(hub)
 	end := outcomeOf(vm.Run(ctx))
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
@@ -87,7 +105,7 @@ func runMain(args []string) int {
 	if end.message != "" {
 		ctl.log.say("uvm: " + end.message + "\n")
 	}
-	end.Status = s.report(vm, end)
+	end.Status = s.trace.finish(s.report(vm, end))
 	ctl.log.end(end)
 	ctl.close(end)
 	return end.Status
@@ -116,6 +134,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
+	f.BoolVar(&s.Timing, "timing", s.Timing, "take the time of each exit and device operation, for uvm stats")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
 	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log: text or json (default text)")
 	f.StringVar(&s.LogFile, "log-file", s.LogFile, "write the monitor's own log to this `FILE` instead of stderr; when it is full it becomes FILE.1, and that one goes")
@@ -131,10 +150,13 @@ func runFlags(s *settings) *pflag.FlagSet {
 
 // runSettings collects defaults, --config and flags, in that order. A
 // non-negative status says that there is nothing to run.
-func runSettings(args []string) (*settings, int) {
+func runSettings(args []string) (*settings, int) { return readSettings(args, runFlags) }
+
+// readSettings is runSettings for a command whose flags are those of `uvm run` and others.
+func readSettings(args []string, bind func(*settings) *pflag.FlagSet) (*settings, int) {
 	s := new(settings)
-	f := runFlags(s)
-	if status := parse(f, "run", args); status >= 0 {
+	f := bind(s)
+	if status := parse(f, f.Name(), args); status >= 0 {
 		return nil, status
 	}
 	if path, _ := f.GetString("config"); path != "" {
@@ -151,8 +173,8 @@ func runSettings(args []string) (*settings, int) {
 		if len(flags.Disks) > 0 {
 			s.Disks = nil
 		}
-		f = runFlags(s)
-		if status := parse(f, "run", args); status >= 0 {
+		f = bind(s)
+		if status := parse(f, f.Name(), args); status >= 0 {
 			return nil, status
 		}
 	}
