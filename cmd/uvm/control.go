@@ -150,6 +150,7 @@ func (c *controller) open() {
 func (c *controller) serve() {
 	s := c.server
 	s.Handle("info", c.info)
+	s.Handle("stats", func(*control.Call) (any, error) { return c.vm.Stats(), nil })
 	s.HandleStream("wait", c.wait)
 	s.HandleStream("logs", c.logs)
 	s.HandleStream("stop", func(call *control.Call) (any, error) {

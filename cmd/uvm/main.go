@@ -43,6 +43,7 @@ func commands() []command {
 		{"pause", "VM…", "have VMs stand still", func(args []string) int { return askMain("pause", args) }},
 		{"resume", "VM…", "have paused VMs go on", func(args []string) int { return askMain("resume", args) }},
 		{"wait", "VM", "wait until a VM ends, and end with its status", waitMain},
+		{"stats", "VM", "show what a VM has done so far", statsMain},
 		{"logs", "VM", "show the last words of a VM and its guest", logsMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},

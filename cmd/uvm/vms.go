@@ -24,7 +24,7 @@ func vmFlags(name string) *pflag.FlagSet {
 	f := newFlags(name)
 	f.String("run-dir", "", "`FOLDER` of control sockets (default as for uvm run)")
 	switch name {
-	case "ps", "wait":
+	case "ps", "wait", "stats":
 		f.Bool("json", false, "print JSON")
 	case "logs":
 		f.BoolP("follow", "f", false, "go on until the VM ends")
