@@ -46,6 +46,7 @@ func commands() []command {
 		{"stats", "VM", "show what a VM has done so far", statsMain},
 		{"logs", "VM", "show the last words of a VM and its guest", logsMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
+		{"boot-report", "REPORT… -o FILE.svg", "make a picture of boot timelines", companionMain(reportProgram)},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest SOURCE [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},
 		{"net", "clean", "remove network interfaces that were left behind", netMain},
