@@ -44,6 +44,7 @@ func commands() []command {
 		{"resume", "VM…", "have paused VMs go on", func(args []string) int { return askMain("resume", args) }},
 		{"wait", "VM", "wait until a VM ends, and end with its status", waitMain},
 		{"stats", "VM", "show what a VM has done so far", statsMain},
+		{"top", "[flags]", "show a live table of the VMs that run", companionMain(topProgram)},
 		{"logs", "VM", "show the last words of a VM and its guest", logsMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"boot-report", "REPORT… -o FILE.svg", "make a picture of boot timelines", companionMain(reportProgram)},
