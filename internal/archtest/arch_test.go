@@ -125,8 +125,10 @@ func TestImports(t *testing.T) {
 // uvm; its companions may link more, but nothing that speaks to a network.
 func TestStart(t *testing.T) {
 	for program, banned := range map[string][]string{
-		"cmd/uvm":        {"net/http", "os/exec", "crypto/tls", "archive/tar", "github.com/google/go-containerregistry", "github.com/vishvananda/netlink"},
+		"cmd/uvm":        {"net/http", "os/exec", "crypto/tls", "archive/tar", "github.com/google/go-containerregistry", "github.com/vishvananda/netlink", "github.com/charmbracelet/bubbletea"},
 		"cmd/uvm-image":  {"net/http", "crypto/tls"},
+		"cmd/uvm-report": {"net/http", "crypto/tls", module + "/vmm"},
+		"cmd/uvm-top":    {"net/http", "crypto/tls"},
 		"cmd/uvm-net":    {"net/http", "crypto/tls", module + "/vmm"},
 		"cmd/uvm-lupine": {"net/http", "crypto/tls"},
 	} {
