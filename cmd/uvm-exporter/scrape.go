@@ -20,30 +20,49 @@ const (
 )
 
 // scraper asks all VMs of run directories. Its methods may be called from one goroutine at a time.
+//
+// VMs that are stuck must not keep others from being asked in time. So those that answered the last time come first,
+// then new ones, then those that failed, in the order of the scrapes in which they were asked.
 type scraper struct {
-	dirs   []string
-	bound  time.Duration   // of a whole scrape
-	silent map[string]bool // VMs that did not answer the last time
+	dirs  []string
+	bound time.Duration  // of a whole scrape
+	turns map[string]int // by ID: answered, or firstFailed and the number of the scrape
+	count int            // of scrapes
+}
+
+const (
+	answered = iota
+	unknown
+	firstFailed
+)
+
+func (s *scraper) turn(id string) int {
+	if t, ok := s.turns[id]; ok {
+		return t
+	}
+	return unknown
 }
 
 // samples is what the VMs say now. It returns after the scraper's bound, whatever they do.
 func (s *scraper) samples() metrics.Samples {
 	ctx, cancel := context.WithTimeout(context.Background(), s.bound)
 	defer cancel()
-	all, failed := s.list()
-	// VMs that are stuck must not keep the others from being asked in time.
-	slices.SortStableFunc(all, func(a, b control.Entry) int { return compare(s.silent[a.ID], s.silent[b.ID]) })
+	late := time.Now().Add(s.bound - vmTime) // from then on a VM would not have the time that it should
+	all, failures := s.list()
+	slices.SortStableFunc(all, func(a, b control.Entry) int { return s.turn(a.ID) - s.turn(b.ID) })
 	type answer struct {
-		i      int
-		sample metrics.Sample
+		i int
+		metrics.Sample
 	}
 	var (
-		out     = metrics.Samples{VMs: make([]metrics.Sample, len(all)), Failures: failed}
+		vms     = make([]metrics.Sample, len(all))
+		turns   = make(map[string]int, len(all))
 		answers = make(chan answer, len(all)) // so that nobody waits for us
 		next    = make(chan int)
 	)
 	for i, e := range all {
-		out.VMs[i] = metrics.Sample{Labels: metrics.Labels{ID: e.ID, Name: e.Name}, Failure: metrics.Silent}
+		vms[i] = metrics.Sample{Labels: metrics.Labels{ID: e.ID, Name: e.Name}, Failure: metrics.Silent}
+		turns[e.ID] = s.turn(e.ID)
 	}
 	for range min(workers, len(all)) {
 		go func() {
@@ -52,52 +71,34 @@ func (s *scraper) samples() metrics.Samples {
 			}
 		}()
 	}
-	go func() {
-		defer close(next)
-		for i := range all {
-			select {
-			case next <- i:
-			case <-ctx.Done():
-				return
+	for asked, got := 0, 0; got < len(all) && ctx.Err() == nil; {
+		feed := next
+		if asked == len(all) || asked >= workers && time.Now().After(late) {
+			if feed = nil; asked == got {
+				break
 			}
 		}
-	}()
-wait:
-	for range all {
 		select {
+		case feed <- asked:
+			turns[all[asked].ID] = firstFailed + s.count
+			asked++
 		case a := <-answers:
-			out.VMs[a.i] = a.sample
+			got++
+			if vms[a.i] = a.Sample; a.Failure == "" {
+				turns[a.ID] = answered
+			}
 		case <-ctx.Done():
-			break wait
 		}
 	}
-	s.note(out.VMs)
-	return out
-}
-
-func compare(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
-// note remembers who did not answer, and says so the first time.
-func (s *scraper) note(vms []metrics.Sample) {
-	silent := map[string]bool{}
+	close(next)
 	for _, v := range vms {
-		if v.Failure == "" || v.Failure == metrics.Gone {
-			continue
-		}
-		silent[v.ID] = true
-		if !s.silent[v.ID] {
-			fail(0, "VM %s: %s", v.ID, v.Failure)
+		if turns[v.ID] >= firstFailed && s.turn(v.ID) < firstFailed && v.Failure != metrics.Gone {
+			fail(0, "VM %s %s: %s", v.ID, v.Name, v.Failure)
 		}
 	}
-	s.silent = silent
+	s.turns = turns
+	s.count++
+	return metrics.Samples{VMs: vms, Failures: failures}
 }
 
 // list is the sockets of all run directories. One that is not there has no VMs yet.
