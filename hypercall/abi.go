@@ -15,9 +15,9 @@ const (
 	LastPort  = PortBase + NumCalls - 1
 )
 
-// FeatureBatch in host_features says that Batch exists. Solo5 counts its own
+// Bits of host_features: the network ring is there, and Batch. Solo5 counts its own
 // features from bit 0 up.
-const FeatureBatch = 1 << 31
+const FeatureRing, FeatureBatch = 1 << 0, 1 << 31
 
 // Call is the number of a hypercall.
 type Call uint8

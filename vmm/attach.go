@@ -2,17 +2,22 @@ package vmm
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // attach opens the host's end of every device in the manifest, fills in what
@@ -55,17 +60,37 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		}
 		vm.closers = append(vm.closers, d)
 		t.Disks[h], e.Capacity, e.BlockSize = vm.cfg.Meter.Disk(e.Name, d), uint64(d.Size()), uint16(c.BlockSize)
+		both := devices.NewLimiter(c.Limit, time.Now)
+		t.Limits[h] = [2]*devices.Limiter{both, both}
 	}
 	for i, h := range nets {
-		e := &m.Entries[h]
-		tap, mac, mtu, err := openNet(e.Name, &vm.cfg.Nets[i], false)
+		c, e := &vm.cfg.Nets[i], &m.Entries[h]
+		tap, mac, mtu, err := openNet(e.Name, c, false)
 		if err != nil {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
 		t.NICs[h], e.MAC, e.MTU = vm.cfg.Meter.NIC(e.Name, tap), mac, uint16(mtu)
+		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
+}
+
+// The network ring's doorbell, and its memory in bytes: 49280 in whole pages.
+const ringPort, ringSize = 0x600, 13 * memory.PageSize
+
+// ringAt is where the network ring lies, in memory of its own that is in no view: what
+// runs off the end of the guest's memory does not reach it.
+func (vm *VM) ringAt() memory.Addr { return memory.Addr(vm.mem.Size() + hvtPage) }
+
+// addRing attaches the network ring.
+func (vm *VM) addRing(calls *hypercall.Config) error {
+	mem, doorbell, err := vm.cfg.NetRing.Attach(calls)
+	if err != nil {
+		return &HostError{What: "network ring", Err: err}
+	}
+	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or
@@ -111,9 +136,12 @@ func (e *UnattachedError) Error() string {
 
 // openDisk opens and checks the host's end of the disk that messages call name.
 func openDisk(name string, c *Disk) (*hostio.Disk, error) {
-	d, err := hostio.OpenDisk(c.Path, c.ReadOnly)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache)
 	if err != nil {
 		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
+	}
+	if a := d.Align(); a > c.BlockSize {
+		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(fmt.Errorf("%s: direct I/O needs blocks of %d bytes there, and the guest's have %d: use cache=writeback instead of cache=none", c.Path, a, c.BlockSize), d.Close())}
 	}
 	if size, block := d.Size(), int64(c.BlockSize); size < block || size%block != 0 {
 		d.Close()

@@ -343,8 +343,8 @@ func TestPausePC(t *testing.T) {
 	testutil.Until(t, "the guest's mark", func() bool { return guestMarks(vm) != "" })
 	for range 5 {
 		pause(t, vm)
-		if more, fd := vm.pc.virtio[0].mmio.Serve(); more || fd != -1 {
-			t.Errorf("Serve() of a paused device = %v, %d; want false, -1", more, fd)
+		if timeout, fd := vm.pc.virtio[0].mmio.Serve(); timeout != -1 || fd != -1 {
+			t.Errorf("Serve() of a paused device = %d, %d; want -1, -1", timeout, fd)
 		}
 		if err := vm.Inspect(func(m *Machine) error {
 			if len(m.VCPUs) != 2 || !m.PC || m.Sealed {

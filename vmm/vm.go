@@ -148,7 +148,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img, cmdline); err != nil {
+	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
@@ -160,6 +160,9 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 		err = vm.bootRing0(img.Entry)
 	}
 	table.View, table.HasBatch = vm.view, img.Native != nil
+	if cfg.NetRing != nil {
+		err = cmp.Or(err, vm.addRing(&table))
+	}
 	vm.table = hypercall.New(table)
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,

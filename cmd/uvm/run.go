@@ -50,6 +50,10 @@ func runMain(args []string) int {
 			return status
 		}
 	}
+	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
 	note, status := s.network(&cfg, ports)
 	if status >= 0 {
 		undo()
@@ -107,8 +111,9 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Vsock, "vsock", s.Vsock, "give a PC virtio sockets; the host's side is the Unix socket `PATH` (docs/vsock.md)")
 	f.StringVar(&s.Ring, "ring", s.Ring, "privilege of an hvt guest: `sealed` (ring 3) or 0 (default sealed)")
 	f.BoolVar(&s.SealExecOnly, "seal-exec-only", s.SealExecOnly, "sealed guests: text can be executed and not read, by protection keys")
-	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage (repeatable; docs/net.md)")
-	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
+	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage, and limits ,bps=SIZE ,pps=N ,burst=DURATION (repeatable; docs/net.md, docs/limits.md)")
+	f.StringVar(&s.NetRing, "net-ring", s.NetRing, "carry an hvt guest's frames by the network ring, for those that know it: on, off or `auto` (default auto; docs/net-ring.md)")
+	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")

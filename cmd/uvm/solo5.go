@@ -25,6 +25,7 @@ type solo5Run struct {
 	nets   []solo5Net
 	disks  []solo5Disk
 	args   []string
+	noRing bool // --no-net-ring
 }
 
 type solo5Net struct {
@@ -171,6 +172,14 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	for _, d := range r.disks {
 		cfg.Disks = append(cfg.Disks, d.Disk)
 	}
+	mode := os.Getenv("UVM_NET_RING")
+	if r.noRing {
+		mode = "off"
+	}
+	var err error
+	if cfg.NetRing, err = netRing(mode, &cfg); err != nil {
+		return 1, solo5Error(err, r)
+	}
 	ctx, _, ready := interruptible()
 	time.AfterFunc(pinnedTime, unpin)
 	vm, err := vmm.New(cfg)
@@ -193,6 +202,7 @@ KERNEL is the filename of the unikernel to run.
 ARGS are optional arguments passed to the unikernel.
 Core options:
   [ --mem=512 ] (guest memory in MB)
+  [ --no-net-ring ] (disable the net ring buffer)
     --help (display this help)
     --version (display version information)
 Compiled-in modules: core block net 

@@ -14,6 +14,14 @@ import (
 // the page cache copies it then and there.
 const maxIO = 1 << 20
 
+// Of direct I/O: maxAlign is the strictest alignment, and bounceSize what a request with
+// buffers that are not aligned moves at a time, in bytes. The memory allocator aligns
+// what is as large.
+const (
+	maxAlign   = 4096
+	bounceSize = 64 << 10
+)
+
 // fallocateModes of the operations that have one (fallocate(2)).
 var fallocateModes = [...]uint32{
 	devices.DiskDiscard:  unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE,
@@ -22,7 +30,7 @@ var fallocateModes = [...]uint32{
 }
 
 // zeroes is what is written where the file system cannot zero a range by itself.
-var zeroes [64 << 10]byte
+var zeroes = sync.OnceValue(func() []byte { return make([]byte, bounceSize) })
 
 // slot is a request of a queue.
 type slot struct {
@@ -32,6 +40,9 @@ type slot struct {
 	off  int64
 	left int64
 	part []unix.Iovec // the next system call's share, up to maxIO bytes
+
+	bounced bool
+	bounce  []byte // bounceSize bytes, aligned, once they were needed
 }
 
 // engine has the kernel carry out a slot's next system call.
@@ -66,8 +77,10 @@ func (d *Disk) Queue(n int) (_ devices.DiskQueue, err error) {
 func (q *queue) PollFD() int { return q.pollFD() }
 
 func (q *queue) Do(tag int, op devices.DiskOp, bufs [][]byte, off, n int64) {
-	s := &q.slots[tag]
-	s.op, s.zero, s.off, s.left, s.iov = op, false, off, n, appendIovecs(s.iov[:0], bufs)
+	if op == devices.DiskFlush && q.disk.unsafe {
+		op = devices.DiskRead // of nothing
+	}
+	q.slots[tag].set(op, bufs, off, n)
 	if op == devices.DiskFlush {
 		if q.flushes = append(q.flushes, tag); len(q.flushes) > 1 {
 			return
@@ -76,30 +89,47 @@ func (q *queue) Do(tag int, op devices.DiskOp, bufs [][]byte, off, n int64) {
 	q.begin(tag)
 }
 
+func (s *slot) set(op devices.DiskOp, bufs [][]byte, off, n int64) {
+	s.op, s.zero, s.off, s.left, s.iov = op, false, off, n, appendIovecs(s.iov[:0], bufs)
+}
+
 // begin starts the next system call of a request.
 func (q *queue) begin(tag int) {
 	s := &q.slots[tag]
-	s.part = s.part[:0]
 	if s.op <= devices.DiskWrite {
-		s.cut()
+		s.cut(q.disk.align)
 	}
 	q.start(tag, s)
 }
 
-// cut takes the first maxIO bytes of what is left for part.
-func (s *slot) cut() {
+// cut takes the first maxIO bytes of what is left for part, or where direct I/O needs
+// aligned buffers and these are not, a copy of fewer.
+func (s *slot) cut(align int) {
+	s.part, s.bounced = s.part[:0], false
 	room := uint64(min(s.left, maxIO))
 	for i := 0; room > 0; i++ {
 		var v unix.Iovec
 		if s.zero {
-			v = unix.Iovec{Base: &zeroes[0], Len: uint64(len(zeroes))}
+			v = iovec(zeroes())
 		} else {
 			v = s.iov[i]
 		}
 		v.Len = min(v.Len, room)
 		room -= v.Len
 		s.part = append(s.part, v)
+		s.bounced = s.bounced || align > 0 && !s.zero && (misaligned(v, align) != 0 || v.Len%uint64(align) != 0)
 	}
+	if !s.bounced {
+		return
+	}
+	if s.bounce == nil {
+		s.bounce = make([]byte, bounceSize)
+	}
+	b := s.bounce[:min(s.left, bounceSize)]
+	if s.op == devices.DiskWrite {
+		copyIovecs(s.iov, b, false)
+	}
+	s.part = appendIovecs(s.part[:0], [][]byte{b})
 }
 
 // Done follows up on what system calls left over.
@@ -137,8 +167,20 @@ func (q *queue) finish(s *slot, res int) (e syscall.Errno, done bool) {
 		return 0, false
 	case e != 0 || s.op > devices.DiskFlush:
 		return e, true
-	case res == 0 && s.left > 0: // the file was cut short
-		return unix.EIO, true
+	}
+	e = s.moved(res)
+	return e, e != 0 || s.left == 0
+}
+
+// moved notes the result of a read's or write's system call.
+func (s *slot) moved(res int) syscall.Errno {
+	if res < 0 {
+		return syscall.Errno(-res)
+	} else if res == 0 && s.left > 0 { // the file was cut short
+		return unix.EIO
+	}
+	if s.bounced && s.op == devices.DiskRead {
+		copyIovecs(s.iov, s.bounce[:res], true)
 	}
 	s.off, s.left = s.off+int64(res), s.left-int64(res)
 	n, gone := uint64(res), 0
@@ -149,7 +191,7 @@ func (q *queue) finish(s *slot, res int) (e syscall.Errno, done bool) {
 	if s.iov = slices.Delete(s.iov, 0, gone); len(s.iov) > 0 {
 		skip(&s.iov[0], n)
 	}
-	return 0, s.left == 0
+	return 0
 }
 
 // poolThreads is how many system calls a pool makes at a time.

@@ -23,6 +23,11 @@ var engines = map[string]func(fd, n int) (engine, error){"io_uring": newRing, "t
 // openQueue opens a disk of size bytes with a queue on an engine.
 func openQueue(t testing.TB, size int64, newEngine func(fd, n int) (engine, error)) (*Disk, *queue) {
 	t.Helper()
+	return openQueueCache(t, size, newEngine, "")
+}
+
+func openQueueCache(t testing.TB, size int64, newEngine func(fd, n int) (engine, error), cache string) (*Disk, *queue) {
+	t.Helper()
 	testutil.CheckFDs(t)
 	path := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -31,7 +36,7 @@ func openQueue(t testing.TB, size int64, newEngine func(fd, n int) (engine, erro
 	if err := os.Truncate(path, size); err != nil {
 		t.Fatal(err)
 	}
-	d, err := OpenDisk(path, false)
+	d, err := OpenDisk(path, false, cache)
 	if err != nil {
 		t.Fatal(err)
 	}

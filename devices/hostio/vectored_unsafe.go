@@ -31,10 +31,30 @@ func vectored(call uintptr, fd int, iov *[]unix.Iovec, bufs [][]byte) (n, size i
 func appendIovecs(iov []unix.Iovec, bufs [][]byte) []unix.Iovec {
 	for _, b := range bufs {
 		if len(b) > 0 {
-			iov = append(iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+			iov = append(iov, iovec(b))
 		}
 	}
 	return iov
+}
+
+func iovec(b []byte) unix.Iovec { return unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))} }
+
+// misaligned is how far the address is above a multiple of align, a power of two.
+func misaligned(v unix.Iovec, align int) int {
+	return int(uintptr(unsafe.Pointer(v.Base))) & (align - 1)
+}
+
+// copyIovecs copies between b and the first bytes of iov: out of b or, without out, into it.
+func copyIovecs(iov []unix.Iovec, b []byte, out bool) {
+	for i := 0; len(b) > 0; i++ {
+		m := unsafe.Slice(iov[i].Base, min(iov[i].Len, uint64(len(b))))
+		if out {
+			copy(m, b)
+		} else {
+			copy(b, m)
+		}
+		b = b[len(m):]
+	}
 }
 
 // skip takes the first n bytes off, fewer than there are.
