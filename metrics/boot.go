@@ -29,11 +29,15 @@ type counted struct{ start, guest bool }
 
 func newBootTimes() *bootTimes {
 	f := &families[bootPhase]
-	return &bootTimes{prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	b := &bootTimes{prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: f.name, Help: f.help,
 		Buckets:                     prometheus.ExponentialBuckets(16e-6, 2, 18), // to 2 s
 		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 	}, f.labels), map[string]counted{}}
+	for _, p := range append(phases[1:], phaseTotal, phaseGuest) {
+		b.WithLabelValues(p) // so that the first start is an increase
+	}
+	return b
 }
 
 // observe counts what it has not counted yet. It forgets VMs that are not there any more, unless some are missing.

@@ -172,7 +172,7 @@ func TestStop(t *testing.T) {
 
 var uvmDir string
 
-// uvmProgram builds uvm.
+// uvmProgram builds uvm, and what it starts for networks.
 func uvmProgram(t *testing.T) string {
 	t.Helper()
 	if uvmDir == "" {
@@ -183,7 +183,7 @@ func uvmProgram(t *testing.T) string {
 		uvmDir = dir
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
-		if out, err := exec.CommandContext(ctx, "go", "build", "-o", uvmDir+"/uvm", "../uvm").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", uvmDir+"/", "../uvm", "../uvm-net").CombinedOutput(); err != nil {
 			t.Fatal(fmt.Errorf("go build: %w: %s", err, out))
 		}
 	}
