@@ -1,6 +1,9 @@
 package devices
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Saver is the part of every device that makes snapshots possible.
 type Saver interface {
@@ -11,13 +14,18 @@ type Saver interface {
 	LoadState(state []byte) error
 }
 
+// ErrInterrupted says that a wait was cut short for the monitor's own sake. The access, or
+// the rest of the write, is not carried out yet.
+var ErrInterrupted = errors.New("interrupted")
+
 // PortDevice answers accesses to I/O ports. Only the vCPU's goroutine calls
 // PortOut and PortIn. An error ends the VM.
 type PortDevice interface {
 	Saver
 	// PortOut takes what the guest wrote: len(data)/size items of size bytes
 	// (1, 2 or 4). More than one item comes from OUTS with REP. data is
-	// borrowed until the call returns.
+	// borrowed until the call returns. After ErrInterrupted the same access comes once
+	// more, before any other, for the device to go on where it was.
 	PortOut(port uint16, size int, data []byte) error
 	// PortIn fills data in with what the guest reads.
 	PortIn(port uint16, size int, data []byte) error

@@ -27,7 +27,12 @@ func (t *Table) puts(c Call, arg, _ []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.Console.Write(data); err != nil {
+	n, err := t.Console.Write(data[min(t.written, len(data)):])
+	if err == devices.ErrInterrupted {
+		t.written += n
+		return err
+	}
+	if t.written = 0; err != nil {
 		if errors.Is(err, syscall.EPIPE) {
 			return &ConsoleError{err}
 		}
@@ -48,28 +53,33 @@ func (e *ConsoleError) Error() string { return "console: " + e.Err.Error() }
 func (e *ConsoleError) Unwrap() error { return e.Err }
 
 // poll waits until a NIC has a frame or the timeout is over. It is level-
-// triggered. A wake-up for the monitor's own sake looks to the guest like an
-// early time-out without events.
+// triggered. After a wake-up for the monitor's own sake it goes on with the time that
+// was left.
 func (t *Table) poll(_ Call, arg, live []byte) error {
-	ready, n := t.wait(le.Uint64(arg[0:]))
+	if timeout := le.Uint64(arg[0:]); !t.polling {
+		t.left = unix.Timespec{Sec: int64(timeout / 1e9), Nsec: int64(timeout % 1e9)}
+	}
+	ready, n := t.wait()
+	if t.polling = n == 0 && t.pollFDs[len(t.pollFDs)-1].Revents != 0; t.polling {
+		return devices.ErrInterrupted
+	}
 	le.PutUint64(live[pollOffReady:], ready)
 	le.PutUint32(live[pollOffRet:], n)
 	return nil
 }
 
-// wait polls for up to timeout ns and returns the set of ready handles and its
-// size.
-func (t *Table) wait(timeout uint64) (ready uint64, n uint32) {
-	// Linux writes the time that is left back into ts, so that a restart after
-	// EINTR does not begin anew.
-	ts := unix.Timespec{Sec: int64(timeout / 1e9), Nsec: int64(timeout % 1e9)}
+// wait polls for up to the time that is left and returns the set of ready handles and
+// its size.
+func (t *Table) wait() (ready uint64, n uint32) {
 	for {
-		_, err := unix.Ppoll(t.pollFDs, &ts, nil)
+		// Linux writes the time that is left back, so that no restart begins anew.
+		_, err := unix.Ppoll(t.pollFDs, &t.left, nil)
 		if err == nil {
 			break
 		}
 		if err != unix.EINTR {
 			t.hostError("net", 0, "poll", err.(syscall.Errno))
+			t.pollFDs[len(t.pollFDs)-1].Revents = 0
 			return 0, 0
 		}
 	}

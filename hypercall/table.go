@@ -23,7 +23,7 @@ type Config struct {
 	Disks    [MaxHandles]devices.Disk
 	NICs     [MaxHandles]devices.NIC
 	HasBatch bool // the guest is one that may know Batch
-	// WakeFD becomes readable to end a POLL before its time.
+	// WakeFD becomes readable to interrupt a POLL.
 	WakeFD int
 	// HostError is told what fails on the host's side. dev is "disk", "net" or
 	// "console", handle the device's handle. The guest decides how often it is
@@ -62,6 +62,11 @@ type Table struct {
 	// whose each one is.
 	pollFDs     []unix.PollFd
 	pollHandles []uint8
+
+	// Of a call that was interrupted: the rest of POLL's time, the bytes that PUTS has written.
+	polling bool
+	left    unix.Timespec
+	written int
 
 	frame    [1][]byte                    // argument of the NICs; on the stack it would be allocated
 	requests [batchMax * requestSize]byte // copy of a batch's

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,6 +86,28 @@ func (m *Memory) Put(a Addr, parts ...[]byte) error {
 		a += Addr(len(p))
 	}
 	return nil
+}
+
+// Peek copies guest memory at a into b, and Poke copies b to there, whatever Protect has
+// said: it is the way of a debugger, and slow.
+func (m *Memory) Peek(a Addr, b []byte) error { return m.force(a, b, os.O_RDONLY, (*os.File).ReadAt) }
+
+// Poke is described at Peek.
+func (m *Memory) Poke(a Addr, b []byte) error { return m.force(a, b, os.O_WRONLY, (*os.File).WriteAt) }
+
+// force goes through the kernel, which heeds protection as little as for ptrace(2).
+func (m *Memory) force(a Addr, b []byte, flag int, move func(*os.File, []byte, int64) (int, error)) error {
+	host, err := m.At(a, uint64(len(b)))
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile("/proc/self/mem", flag, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = move(f, b, hostAddr(host))
+	return err
 }
 
 // Protect restricts what the guest (through the hypervisor's own page tables)

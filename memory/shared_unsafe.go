@@ -30,3 +30,6 @@ func Fence() {
 	var x int32
 	atomic.AddInt32(&x, 1)
 }
+
+// hostAddr is where b lies in this process.
+func hostAddr(b []byte) int64 { return int64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }

@@ -65,7 +65,7 @@ func (vm *VM) attachPC() error {
 		}
 		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
 	}
-	events := []**hostio.Event{&p.uartIRQ, &p.room}
+	events := []**hostio.Event{&p.uartIRQ, &p.room, &p.stop}
 	for i := range p.virtio {
 		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
 	}

@@ -42,6 +42,7 @@ type pc struct {
 	uart    *devices.UART
 	uartIRQ *hostio.Event
 	room    *hostio.Event // the UART has room for input
+	stop    *hostio.Event // ends the devices' workers
 	input   *os.File      // what the console reads; nil = nothing
 	virtio  []virtioSlot
 
@@ -201,12 +202,13 @@ func (vm *VM) runPC() (res Result, err error) {
 	var devs, vcpus sync.WaitGroup
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
+		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), p.stop.PollFD()) })
 	}
 	if p.input != nil && !vm.cfg.virtioConsole() {
-		devs.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
+		devs.Go(func() { hostio.Pump(int(p.input.Fd()), p.stop, p.room, p.uart.Input) })
 	}
 	defer func() {
+		p.stop.Signal()
 		vm.wake.Signal()
 		devs.Wait()
 	}()

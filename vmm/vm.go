@@ -32,8 +32,8 @@ type VM struct {
 	vcpu  *kvm.VCPU // the first one
 	mem   *memory.Memory
 	view  *memory.View
-	code  *memory.View // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event
+	code  *memory.View  // what can be fetched, where that is more than view; else nil
+	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -47,8 +47,12 @@ type VM struct {
 	done chan struct{} // closed when Run returns
 
 	mu        sync.Mutex // guards the fields below, and stop against Close
+	changed   sync.Cond  // of mu
 	state     State
 	stopCause error
+	pausing   bool   // vCPUs are to park
+	parked    int    // how many have
+	resumes   uint64 // how often they were let go
 }
 
 // Names of the monitor's own marks on the boot timeline, in their usual order.
@@ -69,6 +73,7 @@ const (
 // *loader.Error (the kernel) or a *HostError.
 func New(cfg Config) (*VM, error) {
 	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{})}
+	vm.changed.L = &vm.mu
 	if vm.log == nil {
 		vm.log = slog.New(slog.DiscardHandler)
 	}

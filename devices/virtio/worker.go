@@ -17,7 +17,7 @@ func (r *registers) live() bool {
 func (m *MMIO) Serve() (more bool, fd int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.reg.live() {
+	if m.frozen || !m.reg.live() {
 		return false, -1
 	}
 	for _, q := range m.q {
