@@ -93,7 +93,7 @@ func (s *Server) serve(c conn) error {
 	}
 	close(quit)
 	c.Close()
-	if events != nil && !ss.gone {
+	if events != nil {
 		t.Detach()
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {

@@ -175,8 +175,8 @@ func TestEnd(t *testing.T) {
 			c.ask(p, "E03")
 		}
 		c.ask("D", "OK")
-		if err := c.end(); err != nil || f.killed || f.detached != 0 {
-			t.Errorf("after the end: %v, killed %v, detached %d times; want nothing of it", err, f.killed, f.detached)
+		if err := c.end(); err != nil || f.killed || f.detached != 1 {
+			t.Errorf("after the end: %v, killed %v, detached %d times; want false, once", err, f.killed, f.detached)
 		}
 	}
 	for _, packet := range []string{"k", "vKill;1"} {

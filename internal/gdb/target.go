@@ -45,11 +45,12 @@ type Target interface {
 	// Monitor carries out a command of the user's and returns what to show.
 	Monitor(command string) string
 
-	// Detach takes everything of the debugger's out of the guest and lets it run.
-	Detach()
-
 	// Kill ends the machine.
 	Kill()
+
+	// Detach is the end of a client that Halt was called for: it takes everything of the debugger's out of the guest
+	// and lets it run, if it has not ended.
+	Detach()
 }
 
 // ErrUnsupported is a request that this machine cannot fulfil.
