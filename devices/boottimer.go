@@ -19,10 +19,10 @@ const maxMarks = 256
 
 // Mark is a point on the boot timeline.
 type Mark struct {
-	Name  string // the monitor's own marks; "" for the guest's
-	Value byte   // what the guest wrote
-	At    time.Time
-	CPU   time.Duration // processor time of the whole process until then
+	Name  string        `json:"name,omitempty"`  // the monitor's own marks; "" for the guest's
+	Value byte          `json:"value,omitempty"` // what the guest wrote
+	At    time.Time     `json:"at"`
+	CPU   time.Duration `json:"cpu_ns"` // processor time of the whole process until then
 }
 
 // Guest says that the guest made the mark.

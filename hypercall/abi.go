@@ -12,7 +12,7 @@ import (
 const (
 	PortBase  = 0x500
 	FirstPort = PortBase
-	LastPort  = PortBase + numCalls - 1
+	LastPort  = PortBase + NumCalls - 1
 )
 
 // FeatureBatch in host_features says that Batch exists. Solo5 counts its own
@@ -33,12 +33,12 @@ const (
 	NetRead
 	HaltCall
 	Batch
-	numCalls = iota + 1
+	NumCalls = iota + 1 // with the reserved one
 )
 
 func (c Call) String() string {
-	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
-	if c < numCalls {
+	names := [NumCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
+	if c < NumCalls {
 		return names[c]
 	}
 	return fmt.Sprintf("hypercall %d", uint8(c))

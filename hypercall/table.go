@@ -35,7 +35,7 @@ type Config struct {
 // with padding, in bytes; perm what the guest has to be allowed to do with it: a
 // structure that takes a result must be writable. live is the structure in guest
 // memory, for the result; arg the copy of it, for everything else.
-var callTable = [numCalls]struct {
+var callTable = [NumCalls]struct {
 	run  func(t *Table, c Call, arg, live []byte) error
 	size uint64
 	perm memory.Perm
@@ -55,7 +55,7 @@ var callTable = [numCalls]struct {
 // to LastPort.
 type Table struct {
 	Config
-	exists [numCalls]bool
+	exists [NumCalls]bool
 	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
@@ -75,7 +75,7 @@ type Table struct {
 // New returns a table for the given devices. As with Solo5's tender the block
 // and net calls exist only if there is such a device.
 func New(c Config) *Table {
-	t := &Table{Config: c, exists: [numCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
+	t := &Table{Config: c, exists: [NumCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
 			t.exists[BlockWrite], t.exists[BlockRead], t.exists[Batch] = true, true, true
@@ -97,7 +97,7 @@ func (t *Table) addPoll(fd int, handle uint8) {
 // PortOut is one hypercall. The error is a *Halt when the guest ends itself.
 func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	n := port - PortBase
-	if size != 4 || len(data) != 4 || n >= numCalls || Call(n) == Batch && !t.HasBatch {
+	if size != 4 || len(data) != 4 || n >= NumCalls || Call(n) == Batch && !t.HasBatch {
 		return devices.NewPortError(port, size, data, true)
 	}
 	c, call := Call(n), &callTable[n]
@@ -112,6 +112,10 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	copy(arg, live)
 	return call.run(t, c, arg, live)
 }
+
+// Arg is the structure of the last hypercall as it was before the call, and what may be
+// left of others behind it.
+func (t *Table) Arg() [40]byte { return t.arg }
 
 // PortIn is refused: nothing can be read from a hypercall port.
 func (t *Table) PortIn(port uint16, size int, data []byte) error {

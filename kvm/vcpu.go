@@ -10,6 +10,7 @@ import (
 
 // VCPU is the descriptor of one virtual CPU with its kvm_run mapping.
 type VCPU struct {
+	ID   int // as CreateVCPU was told
 	fd   int
 	run  runPage
 	kept bool // the last Run left the registers in kvm_run
@@ -17,7 +18,8 @@ type VCPU struct {
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
 		sync.Mutex
-		tid    int // owner thread, 0 = none
+		tid    int   // owner thread, 0 = none
+		cpu    int64 // what CPUTime has measured last
 		closed bool
 	}
 }

@@ -56,7 +56,7 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	return &VCPU{fd: int(fd), run: run}, nil
+	return &VCPU{ID: id, fd: int(fd), run: run}, nil
 }
 
 // Close releases the descriptor; the kernel frees the VM when its last vCPU is

@@ -24,7 +24,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		vm.logFailure(&failures[handle], dev, m.Entries[handle].Name, op+" failed", err)
 	}}
 	var err error
-	if t.Console, err = vm.console(); err != nil {
+	if t.Console, err = vm.console("console"); err != nil {
 		return t, err
 	}
 	disks, nets := make([]int, len(vm.cfg.Disks)), make([]int, len(vm.cfg.Nets))
@@ -54,7 +54,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 		vm.closers = append(vm.closers, d)
-		t.Disks[h], e.Capacity, e.BlockSize = d, uint64(d.Size()), uint16(c.BlockSize)
+		t.Disks[h], e.Capacity, e.BlockSize = vm.cfg.Meter.Disk(e.Name, d), uint64(d.Size()), uint16(c.BlockSize)
 	}
 	for i, h := range nets {
 		e := &m.Entries[h]
@@ -63,7 +63,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
-		t.NICs[h], e.MAC, e.MTU = tap, mac, uint16(mtu)
+		t.NICs[h], e.MAC, e.MTU = vm.cfg.Meter.NIC(e.Name, tap), mac, uint16(mtu)
 	}
 	return t, nil
 }
@@ -157,20 +157,21 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
-// console returns where PUTS goes.
-func (vm *VM) console() (io.Writer, error) {
-	switch w := vm.cfg.Console.(type) {
+// console returns where output goes; name is for the Meter.
+func (vm *VM) console(name string) (w io.Writer, err error) {
+	switch c := vm.cfg.Console.(type) {
 	case nil:
-		return io.Discard, nil
+		w = io.Discard
 	case interface{ Fd() uintptr }:
-		fd := int(w.Fd())
+		fd := int(c.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		return hostio.NewConsole(fd, vm.wake), nil
+		w = hostio.NewConsole(fd, vm.wake)
 	default:
-		return w, nil
+		w = c
 	}
+	return vm.cfg.Meter.Console(name, w), nil
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

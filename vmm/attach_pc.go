@@ -14,7 +14,7 @@ import (
 // the first disk is the guest's /dev/vda.
 func (vm *VM) attachPC() error {
 	cfg, p := &vm.cfg, vm.pc
-	out, err := vm.console()
+	out, err := vm.console("ttyS0")
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		blk, err := virtio.NewBlk(d, c.ReadOnly, c.Name, func(op string, err devices.Errno) {
+		blk, err := virtio.NewBlk(cfg.Meter.Disk(name, d), c.ReadOnly, c.Name, func(op string, err devices.Errno) {
 			vm.logFailure(failures, "disk", name, op+" failed", err)
 		})
 		if err != nil {
@@ -40,7 +40,7 @@ func (vm *VM) attachPC() error {
 	}
 	// The console that the kernel is told of is the one that input goes to.
 	if cfg.virtioConsole() {
-		out, err := vm.console()
+		out, err := vm.console("hvc0")
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
+		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(cfg.Meter.NIC(name, tap), mac, mtu))
 	}
 	events := []**hostio.Event{&p.uartIRQ, &p.room, &p.stop}
 	for i := range p.virtio {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
@@ -64,6 +65,13 @@ type Config struct {
 
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
+
+	// Meter counts what the devices move, as meter.New's does; nil = Stats says nothing of
+	// devices. It is for one VM.
+	Meter devices.Meter
+
+	// Timing has the time taken of each exit, which costs two readings of the clock.
+	Timing bool
 
 	// NoMarks leaves out the boot-time port 0x3f0: a guest that writes there
 	// breaks the ABI, as under Solo5's own tender.
@@ -183,7 +191,9 @@ func (c *Config) check() error {
 	case c.Memory > maxPCMem:
 		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
-	c.CPUs = max(c.CPUs, 1)
+	if c.CPUs = max(c.CPUs, 1); c.Meter == nil {
+		c.Meter = devices.NoMeter{}
+	}
 	for i := range c.Nets {
 		n := &c.Nets[i]
 		switch {

@@ -56,6 +56,8 @@ type virtioSlot struct {
 	dev       virtio.Device
 	mmio      *virtio.MMIO
 	kick, irq *hostio.Event
+
+	interrupts atomic.Uint64
 }
 
 // buildPC is the wiring of a PC-like machine.
@@ -129,7 +131,14 @@ func (vm *VM) wirePC() error {
 	for i := range p.virtio {
 		s := &p.virtio[i]
 		failures := new(uint64)
-		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		interrupt := func() {
+			s.irq.Signal()
+			s.interrupts.Add(1)
+			if f := vm.trace.Load(); f != nil {
+				(*f)(&Event{VCPU: -1, Start: time.Since(vm.epoch), Device: s.name})
+			}
+		}
+		s.mmio = virtio.NewMMIO(s.dev, vm.view, interrupt, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
 		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
 			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4))
@@ -177,16 +186,24 @@ func (p *pc) port(io *kvm.IO) error {
 // mmio is one access to an address without memory, from any vCPU.
 func (p *pc) mmio(m kvm.MMIO) {
 	p.used.Store(true)
-	i, off := (m.Addr-uint64(pcHole))/virtio.MMIOSize, m.Addr%virtio.MMIOSize
+	s, off := p.slot(m.Addr), m.Addr%virtio.MMIOSize
 	switch {
-	case m.Addr < uint64(pcHole) || i >= uint64(len(p.virtio)) || off+uint64(m.Len) > virtio.MMIOSize:
+	case s == nil || off+uint64(m.Len) > virtio.MMIOSize:
 		p.unanswered.Add(1)
 		fill(m.Data, 0xff)
 	case m.Write:
-		p.virtio[i].mmio.Write(off, m.Data)
+		s.mmio.Write(off, m.Data)
 	default:
-		p.virtio[i].mmio.Read(off, m.Data)
+		s.mmio.Read(off, m.Data)
 	}
+}
+
+// slot is the one whose device has its registers there, or nil.
+func (p *pc) slot(addr uint64) *virtioSlot {
+	if i := (addr - uint64(pcHole)) / virtio.MMIOSize; i < uint64(len(p.virtio)) { // below pcHole it is large
+		return &p.virtio[i]
+	}
+	return nil
 }
 
 func fill(b []byte, v byte) {

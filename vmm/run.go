@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,6 +91,9 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 		vm.move(Stopped)
 	}()
 	vm.timer.Record(MarkEntry)
+	for i := range vm.counters {
+		vm.counters[i].end = time.Since(vm.epoch)
+	}
 	defer vm.timer.Record(MarkExit)
 	if vm.pc != nil {
 		return vm.runPC()
@@ -197,7 +201,12 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 		var err error
 		switch errno := v.Run(); errno {
 		case 0:
-			if err = vm.exit(v); err == devices.ErrInterrupted {
+			if vm.observing.Load() {
+				err = vm.observed(v, nil)
+			} else {
+				err = vm.exit(v)
+			}
+			if err == devices.ErrInterrupted {
 				cut = v.IO()
 			}
 		case syscall.EINTR, syscall.EAGAIN:
@@ -205,12 +214,13 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			// for another one to start it has been started: EAGAIN). Clear first, look
 			// afterwards: a kick in between is seen in the next round.
 			v.ClearKick()
+			vm.counters[v.ID].exits[kvm.ExitIntr].Add(1)
 			if err := vm.attend(); err != nil {
 				return Result{}, err
 			}
 			if cut.Out {
 				io := cut
-				err = vm.port(v, &io)
+				err = vm.observed(v, &io)
 			}
 		default:
 			return Result{}, vm.runError(v, errno)
@@ -234,7 +244,9 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 // exit handles one exit of the guest. This is the only place that decides what
 // an exit reason means; nil lets the guest go on.
 func (vm *VM) exit(v *kvm.VCPU) error {
-	switch v.Reason() {
+	c, reason := &vm.counters[v.ID], v.Reason()
+	c.exits[min(int(reason), len(c.exits)-1)].Add(1)
+	switch reason {
 	case kvm.ExitIO:
 		io := v.IO()
 		return vm.port(v, &io)
@@ -273,11 +285,15 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 
 // port handles an access to I/O ports.
 func (vm *VM) port(v *kvm.VCPU, io *kvm.IO) error {
-	switch {
+	c := &vm.counters[v.ID]
+	switch n := io.Port - hypercall.PortBase; {
 	case vm.pc != nil:
 		return vm.pc.port(io)
 	case vm.sealed != nil && io.Port < sealedVectors:
+		c.traps[io.Port].Add(1)
 		return vm.sealed.trap(io.Port)
+	case n < hypercall.NumCalls:
+		c.calls[n].Add(1)
 	}
 	return vm.portFault(v, access(&vm.ports, io))
 }

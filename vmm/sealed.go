@@ -55,6 +55,8 @@ type sealed struct {
 	tss      kvm.DTable // what that selector meant then; zero before
 	cr2      uint64     // what it would read from CR2
 	traps    uint64     // exceptions so far
+
+	rip, code uint64 // of the last exception, for Trace
 }
 
 // trapFrame is an exception as the processor left it on the ring-0 stack.
@@ -96,6 +98,7 @@ func (s *sealed) trap(vector uint16) error {
 	if err != nil {
 		return err
 	}
+	s.rip, s.code = f.rip, f.code
 	if regs := f.regs; vector == vecPF && f.rip == syscallSentinel && bytes.HasPrefix(s.vm.bytesAt(regs.RCX-2), []byte{0x0f, 0x05}) {
 		// SYSCALL without EFER.SCE, on a KVM that does not honour that: make it
 		// what it should have been.

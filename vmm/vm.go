@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -41,10 +43,16 @@ type VM struct {
 	keyed  []mapping      // sealed: memory with a protection key
 
 	ports devices.PortBus
+	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
 
 	done chan struct{} // closed when Run returns
+
+	epoch     time.Time // when New was called
+	counters  []counters
+	observing atomic.Bool // somebody wants times or events
+	trace     atomic.Pointer[func(*Event)]
 
 	mu        sync.Mutex // guards the fields below, and stop against Close
 	changed   sync.Cond  // of mu
@@ -72,7 +80,8 @@ const (
 // host has changed and nothing stays open. The error is a *ConfigError, a
 // *loader.Error (the kernel) or a *HostError.
 func New(cfg Config) (*VM, error) {
-	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{})}
+	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{}), epoch: time.Now()}
+	vm.observing.Store(cfg.Timing)
 	vm.changed.L = &vm.mu
 	if vm.log == nil {
 		vm.log = slog.New(slog.DiscardHandler)
@@ -151,10 +160,11 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 		err = vm.bootRing0(img.Entry)
 	}
 	table.View, table.HasBatch = vm.view, img.Native != nil
+	vm.table = hypercall.New(table)
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,
 		protectSegments(vm.mem, img),
-		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)))
+		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, vm.table))
 	if !cfg.NoMarks {
 		err = cmp.Or(err, vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer))
 	}
@@ -207,6 +217,7 @@ func (vm *VM) createVM(img *loader.Image, kvmErr error) (cpuid *kvm.CPUID, err e
 	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
 		return nil, err
 	}
+	vm.counters = make([]counters, vm.cfg.CPUs)
 	for id := range vm.cfg.CPUs {
 		v, err := vm.kvm.CreateVCPU(id)
 		if err != nil {
