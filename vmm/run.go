@@ -47,6 +47,9 @@ func (vm *VM) State() State {
 	return vm.state
 }
 
+// Size returns the guest's memory in bytes and its number of vCPUs.
+func (vm *VM) Size() (memory uint64, cpus int) { return vm.cfg.Memory, vm.cfg.CPUs }
+
 // follows has a bit for each state that may follow.
 var follows = [...]int{Created: 1<<Running | 1<<Closed, Running: 1<<Paused | 1<<Stopped, Paused: 1<<Running | 1<<Stopped, Stopped: 1 << Closed, Closed: 0}
 

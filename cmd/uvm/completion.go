@@ -39,6 +39,8 @@ func commandFlags(name string) []string {
 	switch name {
 	case "run":
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "ps", "stop", "pause", "resume", "wait":
+		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

@@ -18,7 +18,7 @@ var everyFlag = []string{
 	"--image", "app.tar", "--image-tag", "app:1", "--env", "A=b c", "--env", "D=",
 	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1,bridge=br0,netns=blue,args=mirage",
 	"--disk", "data=/a b.img,ro,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
-	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
+	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "--name", "web", "--control", "on", "--run-dir", "/d", "app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
@@ -75,7 +75,10 @@ const everyJSON = `{
   "boot-report": "/r.json",
   "boot-summary": true,
   "log-level": "warn",
-  "log-format": "json"
+  "log-format": "json",
+  "name": "web",
+  "control": "on",
+  "run-dir": "/d"
 }
 `
 

@@ -37,6 +37,11 @@ func commands() []command {
 	return []command{
 		{"run", "KERNEL [flags] [-- ARGS]", "run a unikernel", runMain},
 		{"rootfs", "SOURCE -o FILE [flags]", "make a root file system out of a directory or container image", rootfsMain},
+		{"ps", "", "list the VMs that run", psMain},
+		{"stop", "VM…", "stop VMs", stopMain},
+		{"pause", "VM…", "have VMs stand still", func(args []string) int { return askMain("pause", args) }},
+		{"resume", "VM…", "have paused VMs go on", func(args []string) int { return askMain("resume", args) }},
+		{"wait", "VM", "wait until a VM ends, and end with its status", waitMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest SOURCE [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},

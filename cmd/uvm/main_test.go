@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/uvm-monitor/uvm/internal/control"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
@@ -23,7 +24,14 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) == "1" {
 		main()
 	}
+	// No test's VM lies with the user's own.
+	runDir, err := os.MkdirTemp("", "uvm-run-")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv(control.RunDirEnv, runDir)
 	status := m.Run()
+	os.RemoveAll(runDir)
 	os.RemoveAll(entryDir)
 	os.RemoveAll(netDir)
 	os.Exit(status)

@@ -31,6 +31,16 @@ func runMain(args []string) int {
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
+	ctl, err := s.newController(log)
+	if err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
+	undoConsole := undo
+	undo = func() {
+		ctl.close(outcome{Kind: "error"})
+		undoConsole()
+	}
 	cfg := s.vmConfig()
 	cfg.Log, cfg.Console = log, console
 	var ports []string
@@ -68,6 +78,7 @@ func runMain(args []string) int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
+	ctl.run(vm, cancel)
 	end := outcomeOf(vm.Run(ctx))
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
@@ -75,7 +86,9 @@ func runMain(args []string) int {
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
 	}
-	return s.report(vm, end)
+	end.Status = s.report(vm, end)
+	ctl.close(end)
+	return end.Status
 }
 
 // runFlags binds the flags of `uvm run` to s.
@@ -102,6 +115,9 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
 	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
+	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the VM for uvm ps and the like, which no other VM of yours has")
+	f.StringVar(&s.Control, "control", s.Control, "when to make the socket that uvm ps, stop and the like use: `on` before the guest starts, auto when it has run for 50 ms, or off (default auto; with --name on)")
+	f.StringVar(&s.RunDir, "run-dir", s.RunDir, "`FOLDER` of control sockets (default $UVM_RUN_DIR, /run/uvm for root, else $XDG_RUNTIME_DIR/uvm; docs/control.md)")
 	f.String("config", "", "read settings from this JSON `FILE`, - for stdin; flags win over it")
 	f.Bool("print-config", false, "print the settings as JSON and do nothing else")
 	return f

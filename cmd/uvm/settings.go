@@ -43,6 +43,9 @@ type settings struct {
 	BootSummary  bool     `json:"boot-summary,omitempty"`
 	LogLevel     string   `json:"log-level,omitempty"`
 	LogFormat    string   `json:"log-format,omitempty"`
+	Name         string   `json:"name,omitempty"`
+	Control      string   `json:"control,omitempty"`
+	RunDir       string   `json:"run-dir,omitempty"`
 }
 
 // load reads the settings from a file, or from stdin for "-". Unknown keys and

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/vmm"
+)
+
+// When a run makes its control socket (--control).
+const (
+	controlAuto = "auto" // when it has lasted for controlDelay; without one if it cannot
+	controlOn   = "on"   // before the guest starts, or not at all
+	controlOff  = "off"
+)
+
+// controlDelay is how long a guest has to run before its VM has a socket, unless it was asked for: one that ends
+// sooner could not be asked anything, and pays nothing.
+const controlDelay = 50 * time.Millisecond
+
+// controller is the side of a run that other programs see (docs/control.md).
+type controller struct {
+	s   *settings
+	id  string
+	log *slog.Logger
+
+	vm      *vmm.VM
+	cancel  context.CancelCauseFunc
+	started time.Time
+	ended   chan struct{} // closed when end is set
+	end     outcome
+
+	mu     sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
+	server *control.Server
+	closed bool
+}
+
+// vmInfo is the answer to info.
+type vmInfo struct {
+	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`
+	PID     int    `json:"pid"`
+	Version string `json:"version"` // of uvm
+	Kernel  string `json:"kernel"`  // the path as given
+	State   string `json:"state"`   // created, running, paused, stopped
+	Memory  uint64 `json:"memory_bytes"`
+	CPUs    int    `json:"cpus"`
+	Started string `json:"started"` // RFC 3339
+	Uptime  int64  `json:"uptime_ns"`
+}
+
+// waited is the answer to wait and stop: how the run ended.
+type waited struct {
+	outcome
+	Message string `json:"message,omitempty"` // what uvm said about it
+}
+
+// newController makes the socket if it has to be there from the start. The error is for the user.
+func (s *settings) newController(log *slog.Logger) (*controller, error) {
+	c := &controller{s: s, log: log, ended: make(chan struct{})}
+	mode := cmp.Or(s.Control, controlAuto)
+	if s.Name != "" && s.Control == "" {
+		mode = controlOn
+	}
+	switch mode {
+	case controlAuto, controlOff:
+		if s.Name != "" {
+			return nil, &vmm.ConfigError{Msg: "--name: a VM has its name for its control socket, which --control " + mode + " does not make at once"}
+		}
+		c.closed = mode == controlOff
+		return c, nil
+	case controlOn:
+		return c, c.listen()
+	}
+	return nil, &vmm.ConfigError{Msg: "--control \"" + mode + "\": want auto, on or off"}
+}
+
+// listen makes the socket. mu is held, or nobody else knows c.
+func (c *controller) listen() error {
+	path := c.s.RunDir
+	if path == "" {
+		var err error
+		if path, err = control.DefaultDir(); err != nil {
+			return &vmm.HostError{What: "--control", Err: err}
+		}
+	}
+	dir, err := control.OpenDir(path, true)
+	if err == nil {
+		defer dir.Close()
+		if c.id, err = control.NewID(); err == nil {
+			c.server, err = control.Listen(dir, c.id, c.s.Name)
+		}
+	}
+	if err != nil {
+		return &vmm.HostError{What: "--control", Err: err}
+	}
+	return nil
+}
+
+// run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
+func (c *controller) run(vm *vmm.VM, cancel context.CancelCauseFunc) {
+	c.vm, c.cancel, c.started = vm, cancel, time.Now()
+	if c.server != nil {
+		c.serve()
+	} else if !c.closed {
+		time.AfterFunc(controlDelay, c.open)
+	}
+}
+
+func (c *controller) open() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	switch err := c.listen(); {
+	case err == nil:
+		c.serve()
+	case errors.Is(err, control.ErrNoRunDir): // as in a container: nobody will look there either
+		c.log.Debug("no control socket", "error", err.Error())
+	default:
+		c.log.Warn("no control socket", "error", err.Error())
+	}
+}
+
+// serve registers what can be asked.
+func (c *controller) serve() {
+	s := c.server
+	s.Handle("info", c.info)
+	s.HandleStream("wait", c.wait)
+	s.HandleStream("stop", func(call *control.Call) (any, error) {
+		c.cancel(&signalError{unix.SIGTERM})
+		return c.wait(call)
+	})
+	s.Handle("pause", func(call *control.Call) (any, error) {
+		ctx, cancel := context.WithTimeoutCause(call.Context, pauseTime, errBusy)
+		defer cancel()
+		return nil, c.vm.Pause(ctx)
+	})
+	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
+	s.Start()
+}
+
+// pauseTime is how long a device may take to finish what it has begun.
+const pauseTime = 4 * time.Second
+
+var errBusy = fmt.Errorf("a device has not finished what it does within %v; the VM goes on", pauseTime)
+
+func (c *controller) info(*control.Call) (any, error) {
+	memory, cpus := c.vm.Size()
+	return vmInfo{
+		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: int64(time.Since(c.started)),
+	}, nil
+}
+
+// wait answers when the run has ended.
+func (c *controller) wait(call *control.Call) (any, error) {
+	select {
+	case <-c.ended:
+		return waited{c.end, c.end.message}, nil
+	case <-call.Context.Done():
+		return nil, context.Cause(call.Context)
+	}
+}
+
+// close tells those who wait how the run ended, and removes the socket.
+func (c *controller) close(end outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.end = end
+	close(c.ended)
+	if c.server != nil {
+		c.server.Close()
+	}
+}

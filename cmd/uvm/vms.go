@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/uvm-monitor/uvm/internal/control"
+)
+
+// vmFlags are the flags of a command about VMs that run.
+func vmFlags(name string) *pflag.FlagSet {
+	f := newFlags(name)
+	f.String("run-dir", "", "`FOLDER` of control sockets (default as for uvm run)")
+	switch name {
+	case "ps", "wait":
+		f.Bool("json", false, "print JSON")
+	case "stop":
+		f.Bool("kill", false, "end the VM's process by SIGKILL, without asking")
+		f.Duration("timeout", 10*time.Second, "kill a VM that has not ended after this time")
+	}
+	return f
+}
+
+// openRunDir opens the run directory that the flags name. A non-negative status says that there is none.
+func openRunDir(f *pflag.FlagSet) (*control.Dir, int) {
+	path, _ := f.GetString("run-dir")
+	if path == "" {
+		var err error
+		if path, err = control.DefaultDir(); err != nil {
+			return nil, fail(exitHost, "%v", err)
+		}
+	}
+	dir, err := control.OpenDir(path, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, exitOK // nobody has run a VM yet
+	} else if err != nil {
+		return nil, fail(exitHost, "%v", err)
+	}
+	return dir, -1
+}
+
+// findVMs returns the VMs that a command's operands name.
+func findVMs(f *pflag.FlagSet) ([]control.Entry, int) {
+	if f.NArg() == 0 {
+		return nil, fail(exitUsage, "no VM given (usage: uvm %s VM; uvm ps shows all)", f.Name())
+	}
+	dir, status := openRunDir(f)
+	if status > 0 {
+		return nil, status
+	}
+	if dir == nil {
+		return nil, fail(exitUsage, "no VM %q (uvm ps shows all)", f.Arg(0))
+	}
+	defer dir.Close()
+	var all []control.Entry
+	for _, ref := range f.Args() {
+		e, err := dir.Find(ref)
+		if err != nil {
+			return nil, fail(exitUsage, "%v", err)
+		}
+		all = append(all, e)
+	}
+	return all, -1
+}
+
+// oneVM is the connection to the single VM that a command is for.
+func oneVM(f *pflag.FlagSet) (*control.Client, int) {
+	if f.NArg() > 1 {
+		return nil, fail(exitUsage, "unexpected argument %q after the VM", f.Arg(1))
+	}
+	all, status := findVMs(f)
+	if status >= 0 {
+		return nil, status
+	}
+	c, err := all[0].Dial()
+	if err != nil {
+		return nil, fail(exitHost, "%v", err)
+	}
+	return c, -1
+}
+
+// each does something with several VMs at once, and says what went wrong with which.
+func each(all []control.Entry, do func(control.Entry) error) int {
+	var wg sync.WaitGroup
+	errs := make([]error, len(all))
+	for i, e := range all {
+		wg.Go(func() { errs[i] = do(e) })
+	}
+	wg.Wait()
+	status := exitOK
+	for _, err := range errs {
+		if err != nil {
+			status = fail(exitHost, "%v", err)
+		}
+	}
+	return status
+}
+
+func psMain(args []string) int {
+	f := vmFlags("ps")
+	if status := parse(f, "ps", args); status >= 0 {
+		return status
+	}
+	if f.NArg() > 0 {
+		return fail(exitUsage, "unexpected argument %q", f.Arg(0))
+	}
+	asJSON, _ := f.GetBool("json")
+	infos := []vmInfo{}
+	dir, status := openRunDir(f)
+	if status > 0 {
+		return status
+	}
+	if dir != nil {
+		defer dir.Close()
+		var err error
+		if infos, err = askAll(dir); err != nil {
+			return fail(exitHost, "%v", err)
+		}
+	}
+	if asJSON {
+		return printJSON(infos)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tNAME\tSTATE\tUPTIME\tMEMORY\tCPUS\tPID\tKERNEL")
+	for _, v := range infos {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%v\t%d\t%d\t%s\n", v.ID, v.Name, printable(v.State),
+			time.Duration(v.Uptime).Round(100*time.Millisecond), memSize(v.Memory), v.CPUs, v.PID, printable(v.Kernel))
+	}
+	if err := w.Flush(); err != nil {
+		return fail(exitHost, "%v", err)
+	}
+	return exitOK
+}
+
+// stateSilent is the state of a VM whose monitor does not answer: it is stopped (SIGSTOP), or many ask.
+const stateSilent = "silent"
+
+// askAll asks all VMs of a run directory at once for what they are, and removes what killed monitors have left.
+func askAll(dir *control.Dir) ([]vmInfo, error) {
+	all, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
+	var (
+		wg    sync.WaitGroup
+		infos = make([]vmInfo, len(all))
+		errs  = make([]error, len(all))
+		slots = make(chan struct{}, 64) // as many threads may connect
+	)
+	for i, e := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			infos[i], errs[i] = askOne(e)
+		})
+	}
+	wg.Wait()
+	alive, gone := []vmInfo{}, false
+	for i := range all {
+		if errors.Is(errs[i], control.ErrGone) {
+			gone = true
+		} else {
+			alive = append(alive, infos[i])
+		}
+	}
+	if gone {
+		return alive, dir.Clean()
+	}
+	return alive, nil
+}
+
+// askOne asks a VM. One that does not answer well is there nevertheless; the error is for one that is gone.
+func askOne(e control.Entry) (vmInfo, error) {
+	info := vmInfo{ID: e.ID, Name: e.Name, State: stateSilent}
+	c, err := e.Dial()
+	if err != nil {
+		return info, err
+	}
+	defer c.Close()
+	var answer vmInfo
+	if err := c.Call("info", nil, &answer); err != nil {
+		info.PID = c.PID()
+		return info, err
+	}
+	answer.ID, answer.Name, answer.PID = e.ID, e.Name, c.PID() // what need not be believed
+	return answer, nil
+}
+
+// printable is s as it may go to a terminal.
+func printable(s string) string {
+	if q := strconv.Quote(s); q[1:len(q)-1] != s {
+		return q
+	}
+	return s
+}
+
+func stopMain(args []string) int {
+	f := vmFlags("stop")
+	if status := parse(f, "stop", args); status >= 0 {
+		return status
+	}
+	kill, _ := f.GetBool("kill")
+	timeout, _ := f.GetDuration("timeout")
+	all, status := findVMs(f)
+	if status >= 0 {
+		return status
+	}
+	return each(all, func(e control.Entry) error { return stopVM(e, kill, timeout) })
+}
+
+// killTime is how long a killed process may take to give its memory back.
+const killTime = 10 * time.Second
+
+// stopVM asks a VM to end, and kills it if it does not in time. When it returns, the process is gone.
+func stopVM(e control.Entry, kill bool, timeout time.Duration) error {
+	c, err := e.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Hold(); errors.Is(err, control.ErrGone) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if !kill {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		err := c.Stream(ctx, "stop", nil, func(json.RawMessage) error { return nil }, nil)
+		var refused *control.OpError
+		switch {
+		case errors.As(err, &refused):
+			return fmt.Errorf("VM %v: %s", e, printable(refused.Msg))
+		case (err == nil || errors.Is(err, control.ErrGone)) && c.WaitGone(timeout):
+			return nil
+		}
+		fail(exitOK, "VM %v has not ended in %v and is killed", e, timeout)
+	}
+	if err := c.Kill(); err != nil {
+		return err
+	}
+	if !c.WaitGone(killTime) {
+		return fmt.Errorf("VM %v: its process %d does not end, although it was killed", e, c.PID())
+	}
+	return nil
+}
+
+// askMain is a command that asks each VM for the operation of its name.
+func askMain(op string, args []string) int {
+	f := vmFlags(op)
+	if status := parse(f, op, args); status >= 0 {
+		return status
+	}
+	all, status := findVMs(f)
+	if status >= 0 {
+		return status
+	}
+	return each(all, func(e control.Entry) error {
+		c, err := e.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		var refused *control.OpError
+		if err = c.Call(op, nil, nil); errors.As(err, &refused) {
+			return fmt.Errorf("VM %v: %s", e, printable(refused.Msg))
+		}
+		return err
+	})
+}
+
+func waitMain(args []string) int {
+	f := vmFlags("wait")
+	if status := parse(f, "wait", args); status >= 0 {
+		return status
+	}
+	asJSON, _ := f.GetBool("json")
+	c, status := oneVM(f)
+	if status >= 0 {
+		return status
+	}
+	defer c.Close()
+	if err := c.Hold(); err != nil {
+		return fail(exitHost, "%v", err)
+	}
+	var end waited
+	switch err := c.Stream(context.Background(), "wait", nil, func(json.RawMessage) error { return nil }, &end); {
+	case errors.Is(err, control.ErrGone):
+		return fail(exitHost, "%v, and nobody knows how (its monitor was killed)", err)
+	case err != nil:
+		return fail(exitHost, "%v", err)
+	}
+	c.WaitGone(killTime)
+	if end.Message != "" {
+		fail(0, "%s", printable(strings.TrimSpace(end.Message)))
+	}
+	if asJSON {
+		if status := printJSON(end); status != exitOK {
+			return status
+		}
+	}
+	return end.Status & 0xff
+}
