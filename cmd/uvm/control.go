@@ -33,6 +33,7 @@ type controller struct {
 	id  string
 	log *slog.Logger
 
+	dbg     *debugging
 	vm      *vmm.VM
 	cancel  context.CancelCauseFunc
 	started time.Time
@@ -146,6 +147,8 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }

@@ -42,7 +42,17 @@ func runMain(args []string) int {
 		undoConsole()
 	}
 	cfg := s.vmConfig()
-	cfg.Log, cfg.Console = log, console
+	dbg, err := s.newDebugging(log)
+	if err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
+	undoControl := undo
+	undo = func() {
+		dbg.close()
+		undoControl()
+	}
+	cfg.Log, cfg.Console, cfg.Debug = log, console, dbg.event
 	var ports []string
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {
@@ -62,7 +72,7 @@ func runMain(args []string) int {
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.
 	context.AfterFunc(ctx, tty.restore)
-	if s.Console == "" || s.Console == "stdio" {
+	if (s.Console == "" || s.Console == "stdio") && s.GDB != gdbStdio {
 		cfg.Input = func() (*os.File, error) { return tty.input(cancel) }
 	}
 	vm, err := vmm.New(cfg)
@@ -78,8 +88,10 @@ func runMain(args []string) int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
+	ctl.dbg = dbg
+	dbg.run(ctx, vm, cancel)
 	ctl.run(vm, cancel)
-	end := outcomeOf(vm.Run(ctx))
+	end := dbg.ended(ctx, vm.Run)
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
@@ -111,6 +123,9 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,block-size=N; a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
+	f.StringVar(&s.GDB, "gdb", s.GDB, "let gdb connect to this TCP `PORT` on 127.0.0.1 (0: any), to unix:PATH, or by stdio, where the guest's output goes to stderr (docs/debugging.md)")
+	f.BoolVar(&s.GDBWait, "gdb-wait", s.GDBWait, "do not run the guest before gdb says so")
+	f.StringVar(&s.Core, "core", s.Core, "write a core file to this `FOLDER` when the guest ends by a fault, a trap or an abort")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
@@ -179,6 +194,8 @@ func runSettings(args []string) (*settings, int) {
 func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 	undo = func() {}
 	switch path, isFile := strings.CutPrefix(s.Console, "file:"); {
+	case (s.Console == "" || s.Console == "stdio") && s.GDB == gdbStdio:
+		return os.Stderr, undo, nil
 	case s.Console == "" || s.Console == "stdio":
 		return os.Stdout, undo, nil
 	case s.Console == "none":
@@ -243,6 +260,7 @@ type outcome struct {
 	Status  int    `json:"status"` // uvm's exit status
 	Guest   *int   `json:"guest_status,omitempty"`
 	message string // for stderr; "" = nothing to say
+	core    string // path of a core file
 }
 
 func outcomeOf(res vmm.Result, err error) outcome {

@@ -69,19 +69,22 @@ func New(c Config) (*Debugger, error) {
 	}, nil
 }
 
-// Attach takes the VM, which has not run yet. It may run when Start is closed: at once, or when a client has let it go.
-func (d *Debugger) Attach(vm *vmm.VM, wait bool) error {
+// Attach takes the VM. With wait, one that has not run yet may run when Start is closed, which a client does.
+func (d *Debugger) Attach(vm *vmm.VM, wait bool) {
 	d.vm = vm
-	err := vm.Inspect(func(m *vmm.Machine) error {
-		d.m = *m
-		d.reset(len(m.VCPUs))
-		s, err := m.VCPUs[0].Sregs()
-		d.plainCR3 = s.CR3
-		return err
-	})
 	if !wait {
 		d.startOnce.Do(func() { close(d.start) })
 	}
+}
+
+// learn takes the parts of the machine, which stands for the first time.
+func (d *Debugger) learn(m *vmm.Machine) error {
+	if d.m.VCPUs != nil {
+		return nil
+	}
+	s, err := m.VCPUs[0].Sregs()
+	d.m, d.plainCR3 = *m, s.CR3
+	d.modes, d.points = make([]gdb.Mode, len(m.VCPUs)), map[pointKey]*point{}
 	return err
 }
 
@@ -100,14 +103,22 @@ func (d *Debugger) Events() <-chan gdb.Event { return d.events }
 // Halt stops the VM for a client that has come.
 func (d *Debugger) Halt() error {
 	d.mu.Lock()
-	d.client, d.active = true, true
+	d.client = true
 	d.mu.Unlock()
+	take(d.released) // of the client before
+	d.paused = d.vm.State() == vmm.Paused
+	if err := d.pause(); err != nil {
+		return err
+	}
 	select {
-	case <-d.released: // of the client before
+	case <-d.over: // the client is told at once
+		d.events <- d.ended()
 	default:
 	}
-	d.paused = d.vm.State() == vmm.Paused
-	return d.pause()
+	return d.inspect(func(m *vmm.Machine) error {
+		d.active = true
+		return d.learn(m)
+	})
 }
 
 // pause stops the vCPUs between two instructions of the guest's. A VM that has ended, or not begun, stands anyway.
@@ -211,13 +222,18 @@ func (d *Debugger) wait() gdb.Event {
 	}
 	select {
 	case <-d.over:
-		if d.end.stop != nil {
-			return *d.end.stop
-		}
-		return d.end.exit
+		return d.ended()
 	default:
 		return event
 	}
+}
+
+// ended is the first thing that a client hears of a VM that has ended.
+func (d *Debugger) ended() gdb.Event {
+	if d.end.stop != nil {
+		return *d.end.stop
+	}
+	return d.end.exit
 }
 
 // Interrupt stops a VM that runs.
@@ -280,6 +296,7 @@ func (d *Debugger) End(ctx context.Context, res vmm.Result, err error, status in
 	close(d.over)
 	d.startOnce.Do(func() { close(d.start) })
 	if !client {
+		d.mem.file.Close()
 		return
 	}
 	select {

@@ -57,10 +57,6 @@ type access struct {
 	write bool
 }
 
-func (d *Debugger) reset(cpus int) {
-	d.modes, d.points = make([]gdb.Mode, cpus), map[pointKey]*point{}
-}
-
 // Event is what vmm.Config.Debug calls.
 func (d *Debugger) Event(e *vmm.DebugEvent) vmm.DebugAction {
 	d.mu.Lock()

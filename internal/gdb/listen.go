@@ -5,7 +5,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -117,7 +116,6 @@ func (l *Listener) accept() (*os.File, error) {
 // Serve takes clients until the listener is closed. One is served at a time: who comes second is refused by the
 // end of the connection.
 func (s *Server) Serve(l *Listener) {
-	var busy atomic.Bool
 	for {
 		c, err := l.accept()
 		switch {
@@ -130,13 +128,12 @@ func (s *Server) Serve(l *Listener) {
 		default:
 			return // closed
 		}
-		if !busy.CompareAndSwap(false, true) {
+		if s.busy.Load() { // not worth a goroutine, however many come
 			c.Close()
 			continue
 		}
 		go func() {
-			defer busy.Store(false)
-			if err := s.serve(c); err != nil {
+			if err := s.ServeConn(c); err != nil {
 				s.Log.Warn("gdb: the connection has ended", "error", err)
 			}
 		}()

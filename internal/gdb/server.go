@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,18 +17,33 @@ type Server struct {
 
 	// Patience is how long a client may take to read an answer; 0 = 10 s.
 	Patience time.Duration
+
+	busy atomic.Bool
 }
 
-// conn is a client's connection. *os.File is one.
-type conn interface {
+// Conn is a client's connection. *os.File is one.
+type Conn interface {
 	io.ReadWriteCloser
 	SetWriteDeadline(time.Time) error
+}
+
+// ErrBusy is a second client.
+var ErrBusy = errors.New("another gdb is connected")
+
+// ServeConn speaks with one client until its connection ends, unless there is one already.
+func (s *Server) ServeConn(c Conn) error {
+	if !s.busy.CompareAndSwap(false, true) {
+		c.Close()
+		return ErrBusy
+	}
+	defer s.busy.Store(false)
+	return s.serve(c)
 }
 
 // session is what the server remembers of its client.
 type session struct {
 	*Server
-	conn    conn
+	conn    Conn
 	noAck   bool
 	last    []byte // the last answer, framed
 	naks    int
@@ -42,7 +58,7 @@ type session struct {
 
 // serve speaks with one client until its connection ends, and leaves the machine running, or ended. The client's first
 // word stops the machine: one that only connects does nothing to it.
-func (s *Server) serve(c conn) error {
+func (s *Server) serve(c Conn) error {
 	t := s.Target
 	ss := &session{Server: s, conn: c, next: -1, stop: Event{Signal: sigTrap}}
 	// The reader waits until its input is dealt with: a client that floods waits too.
