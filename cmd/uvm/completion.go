@@ -39,7 +39,9 @@ func commandFlags(name string) []string {
 	switch name {
 	case "run":
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
-	case "ps", "stop", "pause", "resume", "wait":
+	case "gdb":
+		gdbFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "ps", "stop", "pause", "resume", "wait", "dump":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}

@@ -86,6 +86,7 @@ func (d *debugging) run(ctx context.Context, vm *vmm.VM, cancel context.CancelCa
 		return
 	case d.listener == nil:
 		unix.Setsid() // ^C is for gdb, which has started us
+		server.Child = true
 		go server.ServeConn(stdio{})
 	default:
 		fmt.Fprintf(os.Stderr, "gdb: target remote %s\n", d.listener.Addr())

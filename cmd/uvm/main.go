@@ -42,6 +42,8 @@ func commands() []command {
 		{"pause", "VM…", "have VMs stand still", func(args []string) int { return askMain("pause", args) }},
 		{"resume", "VM…", "have paused VMs go on", func(args []string) int { return askMain("resume", args) }},
 		{"wait", "VM", "wait until a VM ends, and end with its status", waitMain},
+		{"gdb", "KERNEL|VM", "debug a unikernel, or a VM that runs, with gdb", gdbMain},
+		{"dump", "VM", "write a core file of a VM that runs", dumpMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest SOURCE [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},

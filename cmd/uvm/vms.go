@@ -25,6 +25,8 @@ func vmFlags(name string) *pflag.FlagSet {
 	switch name {
 	case "ps", "wait":
 		f.Bool("json", false, "print JSON")
+	case "dump":
+		f.String("core", ".", "`FOLDER` for the core file")
 	case "stop":
 		f.Bool("kill", false, "end the VM's process by SIGKILL, without asking")
 		f.Duration("timeout", 10*time.Second, "kill a VM that has not ended after this time")

@@ -21,6 +21,9 @@ func (ss *session) query(s string) string {
 	case "qC":
 		return fmt.Sprintf("QC%x", ss.general+1)
 	case "qAttached":
+		if ss.Child {
+			return "0"
+		}
 		return "1"
 	case "qfThreadInfo":
 		ids := make([]string, ss.Target.Threads())

@@ -18,6 +18,9 @@ type Server struct {
 	// Patience is how long a client may take to read an answer; 0 = 10 s.
 	Patience time.Duration
 
+	// Child says that the machine was started for gdb, which kills it when it ends and otherwise lets it go.
+	Child bool
+
 	busy atomic.Bool
 }
 
