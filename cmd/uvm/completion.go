@@ -43,6 +43,8 @@ func commandFlags(name string) []string {
 		gdbFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "ps", "stop", "pause", "resume", "wait", "dump":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "trace":
+		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

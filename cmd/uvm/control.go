@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -35,6 +36,7 @@ type controller struct {
 
 	dbg     *debugging
 	vm      *vmm.VM
+	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
 	started time.Time
 	ended   chan struct{} // closed when end is set
@@ -108,8 +110,8 @@ func (c *controller) listen() error {
 }
 
 // run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
-func (c *controller) run(vm *vmm.VM, cancel context.CancelCauseFunc) {
-	c.vm, c.cancel, c.started = vm, cancel, time.Now()
+func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseFunc) {
+	c.vm, c.hub, c.cancel, c.started = vm, hub, cancel, time.Now()
 	if c.server != nil {
 		c.serve()
 	} else if !c.closed {
@@ -147,8 +149,12 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+<<<<<<< HEAD
 	s.HandleRaw("gdb", c.dbg.serve)
 	s.HandleStream("dump", c.dbg.dump)
+=======
+	s.HandleStream("trace", c.trace)
+>>>>>>> f6cc0f1054419b35d013a8f83e395b51c387945b
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }

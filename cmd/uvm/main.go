@@ -36,6 +36,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "KERNEL [flags] [-- ARGS]", "run a unikernel", runMain},
+		{"trace", "KERNEL [flags] [-- ARGS]", "run a unikernel, or with --attach VM look at one that runs, and show what it does, as strace for a process", traceMain},
 		{"rootfs", "SOURCE -o FILE [flags]", "make a root file system out of a directory or container image", rootfsMain},
 		{"ps", "", "list the VMs that run", psMain},
 		{"stop", "VM…", "stop VMs", stopMain},

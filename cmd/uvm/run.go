@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -23,6 +24,10 @@ func runMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
+	return s.run()
+}
+
+func (s *settings) run() int {
 	log, err := s.logger()
 	if err != nil {
 		return fail(exitUsage, "%v", err)
@@ -31,15 +36,22 @@ func runMain(args []string) int {
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
+	var status int
 	ctl, err := s.newController(log)
 	if err != nil {
 		undo()
 		return fail(startStatus(err), "%v", err)
 	}
 	undoConsole := undo
+	undoTrace, err := s.trace.open()
 	undo = func() {
+		undoTrace()
 		ctl.close(outcome{Kind: "error"})
 		undoConsole()
+	}
+	if err != nil {
+		undo()
+		return fail(exitHost, "--output: %v", err)
 	}
 	cfg := s.vmConfig()
 	dbg, err := s.newDebugging(log)
@@ -88,17 +100,24 @@ func runMain(args []string) int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
+<<<<<<< HEAD
 	ctl.dbg = dbg
 	dbg.run(ctx, vm, cancel)
 	ctl.run(vm, cancel)
 	end := dbg.ended(ctx, vm.Run)
+=======
+	hub := trace.NewHub(vm)
+	ctl.run(vm, hub, cancel)
+	s.trace.start(hub)
+	end := outcomeOf(vm.Run(ctx))
+>>>>>>> f6cc0f1054419b35d013a8f83e395b51c387945b
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
 	}
-	end.Status = s.report(vm, end)
+	end.Status = s.trace.finish(s.report(vm, end))
 	ctl.close(end)
 	return end.Status
 }
@@ -128,6 +147,7 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.StringVar(&s.Core, "core", s.Core, "write a core file to this `FOLDER` when the guest ends by a fault, a trap or an abort")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
+	f.BoolVar(&s.Timing, "timing", s.Timing, "take the time of each exit and device operation, for uvm stats")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
 	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
 	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the VM for uvm ps and the like, which no other VM of yours has")
@@ -140,10 +160,13 @@ func runFlags(s *settings) *pflag.FlagSet {
 
 // runSettings collects defaults, --config and flags, in that order. A
 // non-negative status says that there is nothing to run.
-func runSettings(args []string) (*settings, int) {
+func runSettings(args []string) (*settings, int) { return readSettings(args, runFlags) }
+
+// readSettings is runSettings for a command whose flags are those of `uvm run` and others.
+func readSettings(args []string, bind func(*settings) *pflag.FlagSet) (*settings, int) {
 	s := new(settings)
-	f := runFlags(s)
-	if status := parse(f, "run", args); status >= 0 {
+	f := bind(s)
+	if status := parse(f, f.Name(), args); status >= 0 {
 		return nil, status
 	}
 	if path, _ := f.GetString("config"); path != "" {
@@ -160,8 +183,8 @@ func runSettings(args []string) (*settings, int) {
 		if len(flags.Disks) > 0 {
 			s.Disks = nil
 		}
-		f = runFlags(s)
-		if status := parse(f, "run", args); status >= 0 {
+		f = bind(s)
+		if status := parse(f, f.Name(), args); status >= 0 {
 			return nil, status
 		}
 	}
