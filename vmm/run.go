@@ -127,6 +127,15 @@ func (vm *VM) Traps() uint64 {
 	return vm.sealed.traps
 }
 
+// LastCalls are the last 16 hypercalls of an hvt guest, the latest one first. Call it when
+// Run has returned.
+func (vm *VM) LastCalls() []hypercall.Record {
+	if vm.table == nil {
+		return nil
+	}
+	return vm.table.Last()
+}
+
 // Unanswered is how often a PC's guest has touched a port or an address where
 // nothing is. It may be called from any goroutine.
 func (vm *VM) Unanswered() uint64 {

@@ -149,12 +149,9 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
-<<<<<<< HEAD
 	s.HandleRaw("gdb", c.dbg.serve)
 	s.HandleStream("dump", c.dbg.dump)
-=======
 	s.HandleStream("trace", c.trace)
->>>>>>> f6cc0f1054419b35d013a8f83e395b51c387945b
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }

@@ -100,17 +100,12 @@ func (s *settings) run() int {
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
-<<<<<<< HEAD
+	hub := trace.NewHub(vm)
 	ctl.dbg = dbg
 	dbg.run(ctx, vm, cancel)
-	ctl.run(vm, cancel)
-	end := dbg.ended(ctx, vm.Run)
-=======
-	hub := trace.NewHub(vm)
 	ctl.run(vm, hub, cancel)
 	s.trace.start(hub)
-	end := outcomeOf(vm.Run(ctx))
->>>>>>> f6cc0f1054419b35d013a8f83e395b51c387945b
+	end := dbg.ended(ctx, vm.Run)
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
