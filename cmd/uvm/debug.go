@@ -32,6 +32,8 @@ type debugging struct {
 	cancel context.CancelCauseFunc
 	server *gdb.Server
 	over   bool // the VM has ended: no more debuggers
+
+	crash *debugger.Crash // when it has
 }
 
 // errKilled says that gdb's command kill ended the run.
@@ -134,15 +136,28 @@ func (d *debugging) ended(ctx context.Context, run func(context.Context) (vmm.Re
 		dbg.End(ctx, res, err, end.Status)
 	}
 	d.close()
-	crash := debugger.Crash{Kernel: d.s.Kernel, Args: d.s.Args, Result: res, Err: err}
-	if d.s.Core != "" && crash.Abnormal() {
-		if path, err := crash.Dump(d.vm, d.s.Core, coreName(d.s.Kernel)); err != nil {
-			fail(exitHost, "--core: %v", err)
-		} else {
-			end.core = path
+	d.crash = &debugger.Crash{Kernel: d.s.Kernel, Args: d.s.Args, Result: res, Err: err}
+	return end
+}
+
+// report tells of a guest that has ended badly, in more words than the message that came before, and writes a core file.
+func (d *debugging) report() {
+	if !d.crash.Abnormal() {
+		return
+	}
+	if d.crash.Err != nil || d.crash.Result.Trap != nil { // an abort is the guest's own affair
+		for _, line := range d.crash.Report(d.vm) {
+			fmt.Fprintf(os.Stderr, "  %s\n", line)
 		}
 	}
-	return end
+	if d.s.Core == "" {
+		return
+	}
+	if path, err := d.crash.Dump(d.vm, d.s.Core, coreName(d.s.Kernel)); err != nil {
+		fail(exitHost, "--core: %v", err)
+	} else {
+		fmt.Fprintf(os.Stderr, "uvm: core file %s (gdb %s %s)\n", path, d.s.Kernel, path)
+	}
 }
 
 func coreName(kernel string) string {

@@ -106,11 +106,12 @@ func (s *settings) run() int {
 	ctl.run(vm, hub, cancel)
 	s.trace.start(hub)
 	end := dbg.ended(ctx, vm.Run)
-	if s.Vsock != "" {
-		vm.Close() // a socket is a file, which nobody else takes back
-	}
 	if end.message != "" {
 		fail(end.Status, "%s", end.message)
+	}
+	dbg.report()
+	if s.Vsock != "" {
+		vm.Close() // a socket is a file, which nobody else takes back
 	}
 	end.Status = s.trace.finish(s.report(vm, end))
 	ctl.close(end)
@@ -278,7 +279,6 @@ type outcome struct {
 	Status  int    `json:"status"` // uvm's exit status
 	Guest   *int   `json:"guest_status,omitempty"`
 	message string // for stderr; "" = nothing to say
-	core    string // path of a core file
 }
 
 func outcomeOf(res vmm.Result, err error) outcome {

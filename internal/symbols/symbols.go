@@ -89,7 +89,7 @@ func (t *Table) Line(addr uint64) (file string, line int, ok bool) {
 			file, line, ok = "", 0, false
 		}
 	}()
-	if t.lines == nil {
+	if t.lines == nil || !t.IsText(addr) {
 		return "", 0, false
 	}
 	unit, err := t.lines.Reader().SeekPC(addr)
