@@ -20,10 +20,13 @@ type Config struct {
 	Console io.Writer    // takes PUTS
 	// Disks and NICs have the handle as their index; nil where the handle is
 	// of another type or not attached.
-	Disks    [MaxHandles]devices.Disk
-	NICs     [MaxHandles]devices.NIC
+	Disks [MaxHandles]devices.Disk
+	NICs  [MaxHandles]devices.NIC
+	// Limits are those of a handle's writes, and of its reads; nil = none. A guest waits
+	// in the call for what it writes and for its disks, in POLL for frames.
+	Limits   [MaxHandles][2]*devices.Limiter
 	HasBatch bool // the guest is one that may know Batch
-	// WakeFD becomes readable to interrupt a POLL.
+	// WakeFD becomes readable to interrupt a POLL, or the wait for a limit.
 	WakeFD int
 	// HostError is told what fails on the host's side. dev is "disk", "net" or
 	// "console", handle the device's handle. The guest decides how often it is
@@ -65,7 +68,7 @@ type Table struct {
 
 	// Of a call that was interrupted: the rest of POLL's time, the bytes that PUTS has written.
 	polling bool
-	left    unix.Timespec
+	left    uint64 // ns
 	written int
 
 	last  [16]Record // the n-th call's is at n modulo 16

@@ -64,7 +64,7 @@ var abiStructs = []abiStruct{
 		{"fd", "", 0}, {"gsi", "", 4},
 	}},
 	{typ: reflect.TypeFor[ioEventFD](), c: "struct kvm_ioeventfd", size: 64, whole: true, fields: []abiField{
-		{"addr", "", 8}, {"len", "", 16}, {"fd", "", 20},
+		{"addr", "", 8}, {"len", "", 16}, {"fd", "", 20}, {"flags", "", 24},
 	}},
 	{typ: reflect.TypeFor[pitConfig](), c: "struct kvm_pit_config", size: 64, whole: true, fields: []abiField{{"flags", "", 0}}},
 	{typ: reflect.TypeFor[oneMSR](), c: "struct kvm_msrs", size: 24, fields: []abiField{

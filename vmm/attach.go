@@ -7,12 +7,16 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // attach opens the host's end of every device in the manifest, fills in what
@@ -55,17 +59,37 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		}
 		vm.closers = append(vm.closers, d)
 		t.Disks[h], e.Capacity, e.BlockSize = vm.cfg.Meter.Disk(e.Name, d), uint64(d.Size()), uint16(c.BlockSize)
+		both := devices.NewLimiter(c.Limit, time.Now)
+		t.Limits[h] = [2]*devices.Limiter{both, both}
 	}
 	for i, h := range nets {
-		e := &m.Entries[h]
-		tap, mac, mtu, err := openNet(e.Name, &vm.cfg.Nets[i], false)
+		c, e := &vm.cfg.Nets[i], &m.Entries[h]
+		tap, mac, mtu, err := openNet(e.Name, c, false)
 		if err != nil {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
 		t.NICs[h], e.MAC, e.MTU = vm.cfg.Meter.NIC(e.Name, tap), mac, uint16(mtu)
+		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
+}
+
+// The network ring's doorbell, and its memory in bytes: 49280 in whole pages.
+const ringPort, ringSize = 0x600, 13 * memory.PageSize
+
+// ringAt is where the network ring lies, in memory of its own that is in no view: what
+// runs off the end of the guest's memory does not reach it.
+func (vm *VM) ringAt() memory.Addr { return memory.Addr(vm.mem.Size() + hvtPage) }
+
+// addRing attaches the network ring.
+func (vm *VM) addRing(calls *hypercall.Config) error {
+	mem, doorbell, err := vm.cfg.NetRing.Attach(calls)
+	if err != nil {
+		return &HostError{What: "network ring", Err: err}
+	}
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
+	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or
@@ -111,7 +135,7 @@ func (e *UnattachedError) Error() string {
 
 // openDisk opens and checks the host's end of the disk that messages call name.
 func openDisk(name string, c *Disk) (*hostio.Disk, error) {
-	d, err := hostio.OpenDisk(c.Path, c.ReadOnly)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache, c.BlockSize)
 	if err != nil {
 		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
 	}
@@ -158,20 +182,28 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 }
 
 // console returns where output goes; name is for the Meter.
-func (vm *VM) console(name string) (w io.Writer, err error) {
-	switch c := vm.cfg.Console.(type) {
-	case nil:
-		w = io.Discard
-	case interface{ Fd() uintptr }:
-		fd := int(c.Fd())
+func (vm *VM) console(name string) (io.Writer, error) {
+	out := cmp.Or(vm.cfg.Console, io.Discard)
+	if w, ok := out.(interface{ Fd() uintptr }); ok {
+		fd := int(w.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		w = hostio.NewConsole(fd, vm.wake)
-	default:
-		w = c
+		out = hostio.NewConsole(fd, vm.wake)
 	}
-	return vm.cfg.Meter.Console(name, w), nil
+	if vm.cfg.ConsoleCopy != nil {
+		out = &tee{out, vm.cfg.ConsoleCopy}
+	}
+	return vm.cfg.Meter.Console(name, out), nil
+}
+
+// tee copies what has been written, which may be less than was to be.
+type tee struct{ to, also io.Writer }
+
+func (t *tee) Write(b []byte) (int, error) {
+	n, err := t.to.Write(b)
+	t.also.Write(b[:n])
+	return n, err
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

@@ -43,15 +43,17 @@ func (e *CommandLineError) Error() string {
 
 // writeBootInfo stores the structure that the guest finds by RDI, the manifest and
 // the command line one after the other from gpaBootInfo on.
-func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, img *loader.Image, cmdline string) error {
-	mft, at, features := img.Manifest.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize, uint64(0)
-	if img.Native != nil {
-		features = hypercall.FeatureBatch
+func (vm *VM) writeBootInfo(kernelEnd memory.Addr, tscHz uint64, img *loader.Image, cmdline string) error {
+	mft, at, features, ring := img.Manifest.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize, uint64(0), memory.Addr(0)
+	if vm.cfg.NetRing != nil {
+		features, ring = hypercall.FeatureRing, vm.ringAt()
 	}
-	// The last word is zero and says that there is no network ring. Memory is zero: the
-	// command line is terminated.
-	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, features, 0)
-	return mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
+	if img.Native != nil {
+		features |= hypercall.FeatureBatch
+	}
+	// Memory is zero: the command line is terminated.
+	info := le64s(vm.mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, features, uint64(ring))
+	return vm.mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
 }
 
 // hvtView is what an hvt guest may reach: the boot information, its segments

@@ -105,6 +105,33 @@ func testDisk(t *testing.T, ring Ring) {
 	}
 }
 
+// TestDiskDirect has a guest write and read by direct I/O, also at addresses that the host's
+// does not take, and asks for less than a sector, which it cannot do.
+func TestDiskDirect(t *testing.T) { bothRings(t, testDiskDirect) }
+
+func testDiskDirect(t *testing.T, ring Ring) {
+	g := guest{ring: ring, devices: oneDisk}
+	pattern := bytes.Repeat([]byte("direct! "), 256)
+	src, dst := uint64(g.store(pattern)), uint64(g.store(make([]byte, 2048)))
+	for _, skew := range []uint64{0, 8, 513} {
+		g.block(hypercall.BlockWrite, 1, 512, src+skew, 1024)
+		g.block(hypercall.BlockRead, 1, 512, dst+skew, 1024)
+	}
+	g.block(hypercall.BlockRead, 1, 512, dst, 4)
+	g.puts(dst+513, 1024)
+	g.halt(0)
+	path := image(t, 4096)
+	out := runGuest(t, &g, func(c *Config) { c.Disks = []Disk{{Path: path, Cache: "none"}} })
+	const n = 7 * 4
+	if got, want := results(out[:n]), append(make([]int32, 6), retUnspec); !slices.Equal(got, want) {
+		t.Errorf("results = %v; want %v", got, want)
+	}
+	want := pattern[513:][:1024]
+	if disk, err := os.ReadFile(path); err != nil || !bytes.Equal(disk[512:1536], want) || !bytes.Equal(out[n:], want) {
+		t.Errorf("the guest read and the image has other bytes than were written (%v)", err)
+	}
+}
+
 // TestDisksByName attaches two images in the other order than the manifest's.
 func TestDisksByName(t *testing.T) { bothRings(t, testDisksByName) }
 

@@ -287,6 +287,8 @@ func TestPCConfig(t *testing.T) {
 		{func(c *Config) { c.Disks = []Disk{{Path: empty}} }, "at least one block"},
 		{func(c *Config) { c.Disks = []Disk{{Path: large, BlockSize: 4096}} }, "blocks of 512 bytes"},
 		{func(c *Config) { c.Disks = []Disk{{Path: large, Name: strings.Repeat("n", 21)}} }, "at most 20 bytes"},
+		{func(c *Config) { c.Disks = []Disk{{Path: large, Name: "n", Serial: strings.Repeat("s", 21)}} }, `"sssssssssssssssssssss" is its serial number, at most 20 bytes`},
+		{func(c *Config) { c.Disks = []Disk{{Path: "/proc/version", ReadOnly: true, Cache: "none"}} }, "use cache=writeback"},
 		{func(c *Config) { c.Virtio = []VirtioDevice{vsockDevice(dir + "/none/sock")} }, "vsock: socket "},
 		{func(c *Config) { c.Virtio = make([]VirtioDevice, 18) }, "18 virtio devices: a PC has at most 17"},
 		{func(c *Config) { c.Cmdline, c.Virtio = "console=hvc0", make([]VirtioDevice, 17) }, "18 virtio devices"},

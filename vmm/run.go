@@ -101,6 +101,9 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 	if vm.pc != nil {
 		return vm.runPC()
 	}
+	if vm.cfg.NetRing != nil {
+		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
+	}
 	return vm.runVCPU(vm.vcpu)
 }
 
@@ -228,7 +231,7 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 			v.ClearKick()
 			vm.counters[v.ID].exits[kvm.ExitIntr].Add(1)
 			if err := vm.attend(); err != nil {
-				return Result{}, err
+				return Result{}, vm.portFault(v, err)
 			}
 			if cut.Out {
 				io := cut

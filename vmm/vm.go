@@ -34,8 +34,9 @@ type VM struct {
 	vcpu  *kvm.VCPU // the first one
 	mem   *memory.Memory
 	view  *memory.View
-	code  *memory.View  // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
+	code  *memory.View // what can be fetched, where that is more than view; else nil
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -46,6 +47,8 @@ type VM struct {
 	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 
@@ -103,7 +106,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -148,7 +151,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img, cmdline); err != nil {
+	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
 		return err
 	}
 	if vm.view, err = hvtView(vm.mem, img); err != nil {
@@ -160,6 +163,9 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 		err = vm.bootRing0(img.Entry)
 	}
 	table.View, table.HasBatch = vm.view, img.Native != nil
+	if cfg.NetRing != nil {
+		err = cmp.Or(err, vm.addRing(&table))
+	}
 	vm.table = hypercall.New(table)
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,
@@ -170,13 +176,6 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {

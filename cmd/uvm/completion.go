@@ -41,7 +41,7 @@ func commandFlags(name string) []string {
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "gdb":
 		gdbFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
-	case "ps", "stop", "pause", "resume", "wait", "dump":
+	case "ps", "stop", "pause", "resume", "wait", "logs", "stats", "dump":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "trace":
 		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/internal/control"
 )
 
 // gdbFlags are those of uvm gdb itself: of a kernel, those of uvm run come on top.
@@ -57,7 +59,7 @@ func gdbMain(args []string) int {
 		if status >= 0 {
 			return status
 		}
-		var info vmInfo
+		var info control.Info
 		err := c.Call("info", nil, &info)
 		c.Close()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -26,6 +27,7 @@ type solo5Run struct {
 	nets   []solo5Net
 	disks  []solo5Disk
 	args   []string
+	noRing bool   // --no-net-ring
 	core   string // --dumpcore; "" = none
 }
 
@@ -142,7 +144,7 @@ func solo5Split(words []string) (kernel string, options, args []string, err erro
 // solo5Explain returns the error that Solo5's tender would give for these
 // options, or nil.
 func solo5Explain(kernel string, options []string) error {
-	img, err := loader.Open(kernel, loader.KindHVT)
+	img, err := loader.Open(kernel, nil, loader.KindHVT)
 	if err != nil {
 		return solo5Error(err, nil)
 	}
@@ -166,12 +168,20 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		Kernel: r.kernel, Args: r.args, Memory: mem, Console: os.Stdout, NoMarks: true,
 		Ring: vmm.Ring(os.Getenv("UVM_RING")), TSSAvailable: labTSS(), // Solo5's syntax has no room for it
 	}
-	cfg.Log, _ = (&settings{}).logger()
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	for _, n := range r.nets {
 		cfg.Nets = append(cfg.Nets, n.Net)
 	}
 	for _, d := range r.disks {
 		cfg.Disks = append(cfg.Disks, d.Disk)
+	}
+	mode := os.Getenv("UVM_NET_RING")
+	if r.noRing {
+		mode = "off"
+	}
+	var err error
+	if cfg.NetRing, err = netRing(mode, &cfg); err != nil {
+		return 1, solo5Error(err, r)
 	}
 	ctx, _, ready := interruptible()
 	time.AfterFunc(pinnedTime, unpin)
@@ -211,6 +221,7 @@ KERNEL is the filename of the unikernel to run.
 ARGS are optional arguments passed to the unikernel.
 Core options:
   [ --mem=512 ] (guest memory in MB)
+  [ --no-net-ring ] (disable the net ring buffer)
   [ --dumpcore=DIR ] (save guest coredump to DIR)
     --help (display this help)
     --version (display version information)

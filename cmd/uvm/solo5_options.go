@@ -26,6 +26,8 @@ func solo5Options(words []string, m *loader.Manifest) (*solo5Run, error) {
 		switch {
 		case key == "--mem" && len(w) > len(key):
 			err = r.setMem(value)
+		case w == "--no-net-ring":
+			r.noRing = true
 		case opt == "--net" || opt == "--net-mac":
 			err = r.setNet(opt, name, value, w, m)
 		case opt == "--block" || opt == "--block-sector-size":

@@ -131,6 +131,7 @@ func TestSolo5Options(t *testing.T) {
 		{"--mem=32", solo5Run{mem: 32 * mib}},
 		{"--mem=32 --mem=64", solo5Run{mem: 64 * mib}},
 		{"--mem=32abc", solo5Run{mem: 32 * mib}},
+		{"--no-net-ring --mem=32", solo5Run{mem: 32 * mib, noRing: true}},
 		{"--mem=-1", solo5Run{mem: 1<<64 - mib}},
 		{"--mem=17592186044448", solo5Run{mem: 32 * mib}}, // the shift wraps
 		{"--net:service=tap0", solo5Run{mem: 512 * mib, nets: net(vmm.Net{Name: "service", TAP: "tap0"}, "--net:service=tap0")}},
@@ -185,6 +186,8 @@ func TestSolo5OptionErrors(t *testing.T) {
 		{word: "--Help", want: syntax},
 		{word: "--version=1", want: syntax},
 		{word: "-", want: syntax},
+		{word: "--no-net-ring=1", want: syntax},
+		{word: "--net-ring=on", want: syntax},
 		{word: "--gdb", want: syntax},
 		{word: "--dumpcore=", want: syntax},
 		{word: "--dumpcore", want: syntax},

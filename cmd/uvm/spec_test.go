@@ -92,6 +92,8 @@ func TestDiskList(t *testing.T) {
 		{"d,block-size=4096,ro", diskSpec{Path: "d", BlockSize: 4096, RO: true}},
 		{`n=/a\=b\,c\\d`, diskSpec{Name: "n", Path: `/a=b,c\d`}},
 		{"a b", diskSpec{Path: "a b"}},
+		{`d,serial=a\,b=c,cache=none`, diskSpec{Path: "d", Serial: "a,b=c", Cache: "none"}},
+		{"d,cache=unsafe", diskSpec{Path: "d", Cache: "unsafe"}},
 	} {
 		var got diskList
 		if err := got.Set(tt.in); err != nil || !reflect.DeepEqual(got, diskList{tt.want}) {
@@ -99,7 +101,7 @@ func TestDiskList(t *testing.T) {
 		}
 	}
 	for _, in := range []string{
-		"", "data=", "/a=b", "d,", "d,rw", "d,ro=1", "d,ro=", "d,block-size", "d,block-size=", "d,block-size=4k", "d,mtu=3",
+		"", "data=", "/a=b", "d,", "d,rw", "d,ro=1", "d,ro=", "d,block-size", "d,block-size=", "d,block-size=4k", "d,mtu=3", "d,serial", "d,serial=", "d,cache", "d,cache=",
 	} {
 		var got diskList
 		if err := got.Set(in); err == nil || got != nil {

@@ -33,7 +33,7 @@ func image(t testing.TB, size int64) string {
 
 func openDisk(t testing.TB, path string, ro bool) *Disk {
 	t.Helper()
-	d, err := OpenDisk(path, ro)
+	d, err := OpenDisk(path, ro, "", 512)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func TestDiskLock(t *testing.T) {
 	}{{false, false, false}, {false, true, false}, {true, false, false}, {true, true, true}} {
 		testutil.CheckFDs(t)
 		path := image(t, 512)
-		first, err := OpenDisk(path, c.firstRO)
+		first, err := OpenDisk(path, c.firstRO, "", 512)
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := OpenDisk(path, c.secondRO)
+		second, err := OpenDisk(path, c.secondRO, "", 512)
 		if c.ok != (err == nil) {
 			t.Errorf("OpenDisk(readOnly %v) of a disk open with readOnly %v = %v; want success %v", c.secondRO, c.firstRO, err, c.ok)
 		}
@@ -65,7 +65,7 @@ func TestDiskLock(t *testing.T) {
 		if err := first.Close(); err != nil {
 			t.Error(err)
 		}
-		if again, err := OpenDisk(path, c.secondRO); err != nil {
+		if again, err := OpenDisk(path, c.secondRO, "", 512); err != nil {
 			t.Errorf("OpenDisk after Close = %v; want nil: the lock ends with the descriptor", err)
 		} else {
 			again.Close()
@@ -99,7 +99,7 @@ func TestOpenDiskErrors(t *testing.T) {
 		// Root can write to anything but a program that runs.
 		{os.Args[0], false, "open for writing: text file busy", unix.ETXTBSY},
 	} {
-		d, err := OpenDisk(c.path, c.ro)
+		d, err := OpenDisk(c.path, c.ro, "", 512)
 		var de *Error
 		if d != nil || !errors.As(err, &de) || de.Name != c.path || err.Error() != c.path+": "+c.want {
 			t.Errorf("OpenDisk(%q, %v) = %v, %v; want %q", c.path, c.ro, d, err, c.want)
@@ -143,35 +143,31 @@ func TestDiskTransfer(t *testing.T) {
 // TestDiskTransferLoop has the kernel move less than was asked for, as it does
 // above 0x7ffff000 bytes.
 func TestDiskTransferLoop(t *testing.T) {
-	type step struct {
-		n   int
-		err error
-	}
+	const intr, eio, nospc = -int(unix.EINTR), -int(unix.EIO), -int(unix.ENOSPC)
 	for _, c := range []struct {
 		name  string
-		steps []step
+		steps []int
 		want  syscall.Errno
 		moved int
 	}{
-		{"at once", []step{{10, nil}}, 0, 10},
-		{"in pieces", []step{{1, nil}, {8, nil}, {1, nil}}, 0, 10},
-		{"interrupted", []step{{-1, unix.EINTR}, {4, nil}, {-1, unix.EINTR}, {6, nil}}, 0, 10},
-		{"error", []step{{-1, unix.ENOSPC}}, unix.ENOSPC, 0},
-		{"error in the middle", []step{{4, nil}, {-1, unix.EIO}}, unix.EIO, 4},
-		{"end of file", []step{{0, nil}}, unix.EIO, 0},
-		{"end of file in the middle", []step{{4, nil}, {0, nil}}, unix.EIO, 4},
-		{"not an errno", []step{{-1, errors.New("strange")}}, unix.EIO, 0},
+		{"at once", []int{10}, 0, 10},
+		{"in pieces", []int{1, 8, 1}, 0, 10},
+		{"interrupted", []int{intr, 4, intr, 6}, 0, 10},
+		{"error", []int{nospc}, unix.ENOSPC, 0},
+		{"error in the middle", []int{4, eio}, unix.EIO, 4},
+		{"end of file", []int{0}, unix.EIO, 0},
+		{"end of file in the middle", []int{4, 0}, unix.EIO, 4},
 	} {
 		d, moved := &Disk{fd: 77}, 0
-		got := d.transfer(func(fd int, b []byte, off int64) (int, error) {
-			if fd != 77 || off != 1000+int64(moved) || len(b) != 10-moved {
-				t.Errorf("%s: call(%d, %d bytes, %d) after %d bytes; want fd 77 and the rest", c.name, fd, len(b), off, moved)
+		got := d.transfer(func(fd int, s *slot) int {
+			if fd != 77 || s.op != devices.DiskWrite || s.off != 1000+int64(moved) || s.left != int64(10-moved) || s.part[0].Len != uint64(s.left) {
+				t.Errorf("%s: call(%d, %d of %d bytes at %d) after %d bytes; want fd 77 and a write of the rest", c.name, fd, s.part[0].Len, s.left, s.off, moved)
 			}
-			s := c.steps[0]
+			n := c.steps[0]
 			c.steps = c.steps[1:]
-			moved += max(s.n, 0)
-			return s.n, s.err
-		}, make([]byte, 10), 1000)
+			moved += max(n, 0)
+			return n
+		}, devices.DiskWrite, make([]byte, 10), 1000)
 		if got != c.want || moved != c.moved || len(c.steps) != 0 {
 			t.Errorf("%s: transfer = %v after %d bytes, %d steps left; want %v after %d, none", c.name, got, moved, len(c.steps), c.want, c.moved)
 		}

@@ -1,6 +1,7 @@
 package hostio
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"syscall"
@@ -14,6 +15,14 @@ import (
 // the page cache copies it then and there.
 const maxIO = 1 << 20
 
+// Of direct I/O: maxAlign is the strictest alignment, and bounceSize what a request with
+// buffers that are not aligned moves at a time, in bytes. The memory allocator aligns
+// what is as large.
+const (
+	maxAlign   = 4096
+	bounceSize = 64 << 10
+)
+
 // fallocateModes of the operations that have one (fallocate(2)).
 var fallocateModes = [...]uint32{
 	devices.DiskDiscard:  unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE,
@@ -22,16 +31,20 @@ var fallocateModes = [...]uint32{
 }
 
 // zeroes is what is written where the file system cannot zero a range by itself.
-var zeroes [64 << 10]byte
+var zeroes = sync.OnceValue(func() []byte { return make([]byte, bounceSize) })
 
 // slot is a request of a queue.
 type slot struct {
 	op   devices.DiskOp
 	zero bool         // a write of zeroes
-	iov  []unix.Iovec // what is left; empty for zeroes
+	iov  []unix.Iovec // from index at what is left; empty for zeroes
+	at   int
 	off  int64
 	left int64
 	part []unix.Iovec // the next system call's share, up to maxIO bytes
+
+	tag, res int    // of a pool's
+	bounce   []byte // what part is where s.iov is not aligned, up to bounceSize bytes
 }
 
 // engine has the kernel carry out a slot's next system call.
@@ -48,9 +61,11 @@ type engine interface {
 type queue struct {
 	disk  *Disk
 	slots []slot
-	// flushes are the tags of flushes. Only the first has begun: the kernel tells a
-	// lost page to one of those that run together, and the others succeed.
+	// flushes are the tags of flushes, and failed what the first that failed gave. Only
+	// the first tag has begun: the kernel tells a lost page once, to one of those that run
+	// together, forgets it, and would call the others and the next ones a success.
 	flushes []int
+	failed  syscall.Errno
 	engine
 }
 
@@ -66,8 +81,10 @@ func (d *Disk) Queue(n int) (_ devices.DiskQueue, err error) {
 func (q *queue) PollFD() int { return q.pollFD() }
 
 func (q *queue) Do(tag int, op devices.DiskOp, bufs [][]byte, off, n int64) {
-	s := &q.slots[tag]
-	s.op, s.zero, s.off, s.left, s.iov = op, false, off, n, appendIovecs(s.iov[:0], bufs)
+	if op == devices.DiskFlush && q.disk.unsafe {
+		op = devices.DiskRead // of nothing
+	}
+	q.slots[tag].set(op, bufs, off, n)
 	if op == devices.DiskFlush {
 		if q.flushes = append(q.flushes, tag); len(q.flushes) > 1 {
 			return
@@ -76,29 +93,43 @@ func (q *queue) Do(tag int, op devices.DiskOp, bufs [][]byte, off, n int64) {
 	q.begin(tag)
 }
 
+func (s *slot) set(op devices.DiskOp, bufs [][]byte, off, n int64) {
+	s.op, s.zero, s.off, s.left, s.at, s.iov = op, false, off, n, 0, appendIovecs(s.iov[:0], bufs)
+}
+
 // begin starts the next system call of a request.
 func (q *queue) begin(tag int) {
 	s := &q.slots[tag]
-	s.part = s.part[:0]
+	s.tag = tag
 	if s.op <= devices.DiskWrite {
-		s.cut()
+		s.cut(q.disk.align)
 	}
 	q.start(tag, s)
 }
 
-// cut takes the first maxIO bytes of what is left for part.
-func (s *slot) cut() {
-	room := uint64(min(s.left, maxIO))
-	for i := 0; room > 0; i++ {
+// cut takes the first maxIO bytes of what is left for part, or where direct I/O needs
+// aligned buffers and these are not, a copy of fewer.
+func (s *slot) cut(align int) {
+	s.part, s.bounce = s.part[:0], s.bounce[:0]
+	room, skewed := uint64(min(s.left, maxIO)), false
+	for i := s.at; room > 0; i++ {
 		var v unix.Iovec
 		if s.zero {
-			v = unix.Iovec{Base: &zeroes[0], Len: uint64(len(zeroes))}
+			v = iovec(zeroes())
 		} else {
 			v = s.iov[i]
+			skewed = skewed || misaligned(v, align)
 		}
 		v.Len = min(v.Len, room)
 		room -= v.Len
 		s.part = append(s.part, v)
+	}
+	if skewed {
+		s.bounce = slices.Grow(s.bounce, bounceSize)[:min(s.left, bounceSize)]
+		for i, n := s.at, 0; n < len(s.bounce); i++ {
+			n += copy(s.bounce[n:], bytesOf(s.iov[i])) // of use for a write
+		}
+		s.part = append(s.part[:0], iovec(s.bounce))
 	}
 }
 
@@ -119,37 +150,44 @@ func (q *queue) Done(wait bool) (int, syscall.Errno) {
 // finish takes the result of a request's system call, and says whether that was the
 // last one.
 func (q *queue) finish(s *slot, res int) (e syscall.Errno, done bool) {
-	if res < 0 {
-		e = syscall.Errno(-res)
-	}
-	switch {
+	switch e = syscall.Errno(max(0, -res)); {
 	case e == unix.EINTR || e == unix.EAGAIN || e == unix.ECANCELED: // a thread of ours has ended
 		return 0, false
 	case s.op == devices.DiskFlush:
 		if q.flushes = slices.Delete(q.flushes, 0, 1); len(q.flushes) > 0 {
 			q.begin(q.flushes[0])
 		}
-		return q.disk.flushed(e), true
+		q.failed = cmp.Or(q.failed, e)
+		return q.failed, true
 	case e == unix.EOPNOTSUPP && s.op == devices.DiskDiscard:
 		return 0, true
 	case e == unix.EOPNOTSUPP && s.op > devices.DiskDiscard:
 		s.op, s.zero = devices.DiskWrite, true
 		return 0, false
-	case e != 0 || s.op > devices.DiskFlush:
+	case s.op > devices.DiskFlush:
 		return e, true
-	case res == 0 && s.left > 0: // the file was cut short
-		return unix.EIO, true
+	}
+	e = s.moved(res)
+	return e, e != 0 || s.left == 0
+}
+
+// moved notes the result of a read's or write's system call.
+func (s *slot) moved(res int) syscall.Errno {
+	if res < 0 || res == 0 && s.left > 0 { // the file was cut short
+		return cmp.Or(syscall.Errno(-res), unix.EIO)
+	}
+	for i, n := s.at, 0; s.op == devices.DiskRead && n < min(res, len(s.bounce)); i++ {
+		n += copy(bytesOf(s.iov[i]), s.bounce[n:res])
 	}
 	s.off, s.left = s.off+int64(res), s.left-int64(res)
-	n, gone := uint64(res), 0
-	for gone < len(s.iov) && n >= s.iov[gone].Len {
-		n -= s.iov[gone].Len
-		gone++
+	for n := uint64(res); s.at < len(s.iov); s.at++ {
+		if n < s.iov[s.at].Len {
+			skip(&s.iov[s.at], n)
+			break
+		}
+		n -= s.iov[s.at].Len
 	}
-	if s.iov = slices.Delete(s.iov, 0, gone); len(s.iov) > 0 {
-		skip(&s.iov[0], n)
-	}
-	return 0, s.left == 0
+	return 0
 }
 
 // poolThreads is how many system calls a pool makes at a time.
@@ -157,15 +195,9 @@ const poolThreads = 4
 
 // pool is an engine of goroutines, whose system calls block.
 type pool struct {
-	work chan job
-	done chan [2]int // tag and result
-	wake *Event
-	wg   sync.WaitGroup
-}
-
-type job struct {
-	tag int
-	s   *slot
+	work, done chan *slot
+	wake       *Event
+	wg         sync.WaitGroup
 }
 
 func newPool(fd, n int) (engine, error) {
@@ -173,11 +205,12 @@ func newPool(fd, n int) (engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{work: make(chan job, n), done: make(chan [2]int, n), wake: wake}
+	p := &pool{work: make(chan *slot, n), done: make(chan *slot, n), wake: wake}
 	for range poolThreads {
 		p.wg.Go(func() {
-			for j := range p.work {
-				p.done <- [2]int{j.tag, call(fd, j.s)}
+			for s := range p.work {
+				s.res = call(fd, s)
+				p.done <- s
 				p.wake.Signal()
 			}
 		})
@@ -185,20 +218,17 @@ func newPool(fd, n int) (engine, error) {
 	return p, nil
 }
 
-func (p *pool) start(tag int, s *slot) { p.work <- job{tag, s} }
+func (p *pool) start(_ int, s *slot) { p.work <- s }
 
 func (p *pool) reap(wait bool) (tag, res int) {
-	if wait {
-		d := <-p.done
-		return d[0], d[1]
+	if !wait {
+		p.wake.Clear() // before the look, so that none is missed
+		if len(p.done) == 0 {
+			return -1, 0
+		}
 	}
-	p.wake.Clear() // before the look, so that none is missed
-	select {
-	case d := <-p.done:
-		return d[0], d[1]
-	default:
-		return -1, 0
-	}
+	s := <-p.done
+	return s.tag, s.res
 }
 
 func (p *pool) pollFD() int { return p.wake.PollFD() }

@@ -31,10 +31,19 @@ func vectored(call uintptr, fd int, iov *[]unix.Iovec, bufs [][]byte) (n, size i
 func appendIovecs(iov []unix.Iovec, bufs [][]byte) []unix.Iovec {
 	for _, b := range bufs {
 		if len(b) > 0 {
-			iov = append(iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+			iov = append(iov, iovec(b))
 		}
 	}
 	return iov
+}
+
+func iovec(b []byte) unix.Iovec { return unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))} }
+
+func bytesOf(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
+
+// misaligned says that address or length is no multiple of align, a power of two or 0 for any.
+func misaligned(v unix.Iovec, align int) bool {
+	return align > 0 && (uintptr(unsafe.Pointer(v.Base))|uintptr(v.Len))&uintptr(align-1) != 0
 }
 
 // skip takes the first n bytes off, fewer than there are.

@@ -59,6 +59,9 @@ type Options struct {
 type Disk struct {
 	Path     string
 	ReadOnly bool
+	// Cache is QEMU's cache mode, "" for unsafe. With none, what the lab has written to
+	// the disk outlives a kill of QEMU, and what lies in the lab's memory does not.
+	Cache string
 }
 
 // Job is a command, or the tests of a Go package. Jobs run one after the

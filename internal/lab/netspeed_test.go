@@ -85,13 +85,6 @@ for turn in $(seq $ROUNDS); do
 	})
 }
 
-func envOr(name, value string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return value
-}
-
 // netReport prints medians, and what they are of QEMU's.
 func netReport(t *testing.T, out string) {
 	type figure struct {

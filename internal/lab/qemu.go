@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,7 +104,7 @@ func arguments(parts *Parts, o *Options, shell bool) []string {
 			readOnly = "on"
 		}
 		args = append(args,
-			"-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d,cache=unsafe,read-only=%s", strings.ReplaceAll(path, ",", ",,"), i, readOnly),
+			"-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=disk%d,cache=%s,read-only=%s", strings.ReplaceAll(path, ",", ",,"), i, cmp.Or(d.Cache, "unsafe"), readOnly),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d", i))
 	}
 	return args

@@ -21,7 +21,7 @@ func ParseFilter(s string) (*Filter, error) {
 	f := &Filter{text: s}
 	list, not := strings.CutPrefix(s, "!")
 	for _, word := range strings.Split(list, ",") {
-		if list != "" && !f.add(strings.TrimSpace(word)) {
+		if s != "" && !f.add(strings.TrimSpace(word)) {
 			return nil, fmt.Errorf("%q is no kind of event (%s) and no hypercall (%s)", word, strings.Join(kindNames[:], ", "), strings.Join(callNames(), ", "))
 		}
 	}
