@@ -47,20 +47,6 @@ type controller struct {
 	closed bool
 }
 
-// vmInfo is the answer to info.
-type vmInfo struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	PID     int    `json:"pid"`
-	Version string `json:"version"` // of uvm
-	Kernel  string `json:"kernel"`  // the path as given
-	State   string `json:"state"`   // created, running, paused, stopped
-	Memory  uint64 `json:"memory_bytes"`
-	CPUs    int    `json:"cpus"`
-	Started string `json:"started"` // RFC 3339
-	Uptime  int64  `json:"uptime_ns"`
-}
-
 // waited is the answer to wait and stop: how the run ended.
 type waited struct {
 	outcome
@@ -174,9 +160,9 @@ var errBusy = fmt.Errorf("a device has not finished what it does within %v; the 
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
-	return vmInfo{
+	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: int64(time.Since(c.started)),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
 	}, nil
 }
 

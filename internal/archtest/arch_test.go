@@ -64,7 +64,7 @@ func isCore(pkg string) bool {
 // holds it where it is, and only goes down.
 const (
 	coreBound = 6000
-	coreNow   = 7377
+	coreNow   = 7284
 )
 
 type goPackage struct {
@@ -134,8 +134,10 @@ func TestImports(t *testing.T) {
 // uvm; its companions may link more, but nothing that speaks to a network.
 func TestStart(t *testing.T) {
 	for program, banned := range map[string][]string{
-		"cmd/uvm":        {"net/http", "os/exec", "crypto/tls", "archive/tar", "github.com/google/go-containerregistry", "github.com/vishvananda/netlink", "github.com/prometheus/client_golang", module + "/metrics"},
+		"cmd/uvm":        {"net/http", "os/exec", "crypto/tls", "archive/tar", "github.com/google/go-containerregistry", "github.com/vishvananda/netlink", "github.com/charmbracelet/bubbletea", "github.com/prometheus/client_golang", module + "/metrics"},
 		"cmd/uvm-image":  {"net/http", "crypto/tls"},
+		"cmd/uvm-report": {"net/http", "crypto/tls", module + "/vmm"},
+		"cmd/uvm-top":    {"net/http", "crypto/tls"},
 		"cmd/uvm-net":    {"net/http", "crypto/tls", module + "/vmm"},
 		"cmd/uvm-lupine": {"net/http", "crypto/tls"},
 	} {
