@@ -9,8 +9,8 @@ import (
 )
 
 // Pause stops a VM that runs, until Resume. When it returns nil, no vCPU is inside the
-// guest or a hypercall, and a PC's virtio devices have nothing in flight and do not
-// touch memory; the UART still takes input, and KVM's timers go on. The guest does not
+// guest or a hypercall, and virtio devices and network ring have nothing in flight and do
+// not touch memory; the UART still takes input, and KVM's timers go on. The guest does not
 // notice: what waits in POLL or for the console goes on afterwards, with the time that
 // was left.
 //
@@ -91,17 +91,26 @@ func (vm *VM) attend() error {
 	return vm.stopCause
 }
 
-// freeze stops a PC's devices or has them go on. They may have to wait for the host,
+// freeze stops a PC's devices, or an hvt guest's network ring, or has them go on. They may have to wait for the host,
 // and vm.mu, which is held, is free meanwhile.
 func (vm *VM) freeze(on bool) {
-	if vm.pc == nil {
-		return
-	}
 	vm.mu.Unlock()
 	defer vm.mu.Lock()
-	for i := range vm.pc.virtio {
-		vm.pc.virtio[i].mmio.Freeze(on)
+	switch {
+	case vm.pc != nil:
+		for i := range vm.pc.virtio {
+			vm.pc.virtio[i].mmio.Freeze(on)
+		}
+	case vm.cfg.NetRing == nil:
+	case on:
+		vm.stopRing()
+	default:
+		vm.startRing()
 	}
+}
+
+func (vm *VM) startRing() {
+	vm.stopRing = vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })
 }
 
 // Machine is a VM that stands still, for debuggers and the like. It is valid while

@@ -102,7 +102,8 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 		return vm.runPC()
 	}
 	if vm.cfg.NetRing != nil {
-		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
+		vm.startRing()
+		defer func() { vm.stopRing() }() // the one of then
 	}
 	return vm.runVCPU(vm.vcpu)
 }

@@ -28,14 +28,16 @@ type VM struct {
 	log   *slog.Logger
 	timer *devices.BootTimer
 
-	sys   *kvm.System
-	kvm   *kvm.VM
-	vcpus []*kvm.VCPU
-	vcpu  *kvm.VCPU // the first one
-	mem   *memory.Memory
-	view  *memory.View
-	code  *memory.View  // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
+	sys      *kvm.System
+	kvm      *kvm.VM
+	vcpus    []*kvm.VCPU
+	vcpu     *kvm.VCPU // the first one
+	mem      *memory.Memory
+	view     *memory.View
+	code     *memory.View // what can be fetched, where that is more than view; else nil
+	stopRing func()       // the network ring's
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -103,7 +105,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -173,13 +175,6 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {

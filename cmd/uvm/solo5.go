@@ -142,7 +142,7 @@ func solo5Split(words []string) (kernel string, options, args []string, err erro
 // solo5Explain returns the error that Solo5's tender would give for these
 // options, or nil.
 func solo5Explain(kernel string, options []string) error {
-	img, err := loader.Open(kernel, loader.KindHVT)
+	img, err := loader.Open(kernel, nil, loader.KindHVT)
 	if err != nil {
 		return solo5Error(err, nil)
 	}

@@ -154,8 +154,10 @@ func (t *tracer) finish(status int) int {
 		close(t.stop)
 		select {
 		case <-t.done:
-		case <-time.After(flushTime):
-			return status // nobody reads what we say
+		case <-time.After(flushTime): // nobody reads it
+			if t.opts.output == "" {
+				return status
+			}
 		}
 	}
 	t.lost(t.listener.Dropped())
