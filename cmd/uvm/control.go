@@ -36,6 +36,7 @@ type controller struct {
 	log  *logs
 
 	// From run on:
+	dbg     *debugging
 	vm      *vmm.VM
 	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
@@ -170,6 +171,8 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
 	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
@@ -184,7 +187,7 @@ func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
 	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started), Streams: c.server.Streams(),
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,15 +147,14 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// waitFor starts uvm wait or the like, and returns when it is connected.
+// waitFor starts uvm wait or the like, and returns when the VM has its request.
 func waitFor(t *testing.T, command, name string, flags ...string) *running {
 	t.Helper()
 	w := &running{t: t, cmd: program(t, append([]string{"uvm", command, name}, flags...)...)}
 	w.cmd.Stdout = &w.stdout
 	w.start()
-	testutil.Until(t, "uvm "+command+" to connect", func() bool {
-		list, err := os.ReadFile("/proc/self/net/unix")
-		return err == nil && strings.Count(string(list), "."+name+".sock") >= 2 // the listener and a connection
+	testutil.Until(t, "uvm "+command+" to be heard", func() bool {
+		return slices.ContainsFunc(ps(t), func(v control.Info) bool { return v.Name == name && v.Streams > 0 })
 	})
 	return w
 }
