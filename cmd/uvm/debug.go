@@ -58,14 +58,6 @@ func (s *settings) newDebugging(log *slog.Logger) (d *debugging, err error) {
 	return d, nil
 }
 
-// event is vmm.Config.Debug.
-func (d *debugging) event(e *vmm.DebugEvent) vmm.DebugAction {
-	if dbg := d.debugger.Load(); dbg != nil {
-		return dbg.Event(e)
-	}
-	return 0
-}
-
 // close takes back what newDebugging did.
 func (d *debugging) close() {
 	if d.listener != nil {

@@ -65,7 +65,7 @@ func (s *settings) run() int {
 		dbg.close()
 		undoControl()
 	}
-	cfg.Log, cfg.Console, cfg.ConsoleCopy, cfg.Debug = ctl.log.Logger, console, ctl.log.console(), dbg.event
+	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
 	var ports []string
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {

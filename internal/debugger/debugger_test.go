@@ -34,7 +34,7 @@ func debug(t *testing.T, code []byte) *session {
 		t.Fatal(err)
 	}
 	elf := hvtelf.Guest{Code: code, Data: make([]byte, 4*4096)}.ELF()
-	vm, err := vmm.New(vmm.Config{Kernel: "guest", KernelFile: bytes.NewReader(elf), Memory: 2 << 20, Debug: d.Event})
+	vm, err := vmm.New(vmm.Config{Kernel: "guest", KernelFile: bytes.NewReader(elf), Memory: 2 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

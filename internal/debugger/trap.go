@@ -57,8 +57,8 @@ type access struct {
 	write bool
 }
 
-// Event is what vmm.Config.Debug calls.
-func (d *Debugger) Event(e *vmm.DebugEvent) vmm.DebugAction {
+// event is what vmm calls.
+func (d *Debugger) event(e *vmm.DebugEvent) vmm.DebugAction {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
