@@ -51,7 +51,9 @@ func (s *settings) newDebugging(log *slog.Logger) (d *debugging, err error) {
 		return d, nil
 	}
 	if s.GDB != gdbStdio {
-		if d.listener, err = gdb.Listen(s.GDB); err != nil {
+		if d.listener, err = gdb.Listen(s.GDB); errors.Is(err, gdb.ErrAddress) {
+			return nil, &vmm.ConfigError{Msg: "--gdb " + err.Error()}
+		} else if err != nil {
 			return nil, &vmm.HostError{What: "--gdb", Err: err}
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -221,6 +222,48 @@ func TestGDBAttach(t *testing.T) {
 	}
 	if got := runGDB(t, "", "attach-me"); !strings.Contains(got, "attach-me") {
 		t.Errorf("uvm gdb of a VM that is gone = %q; want an error that names it", got)
+	}
+}
+
+// TestGDBListen waits for gdb at a port and at a socket, and refuses what is neither.
+func TestGDBListen(t *testing.T) {
+	kernel := debugGuest(t, "steps")
+	socket := filepath.Join(t.TempDir(), "gdb")
+	for _, where := range []string{"0", "unix:" + socket} {
+		cmd := program(t, "uvm", "run", kernel, "--gdb", where, "--gdb-wait")
+		words, in, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = in
+		r := running{t: t, cmd: cmd}
+		cmd.Stdout = &r.stdout
+		r.start()
+		in.Close()
+		line, _ := bufio.NewReader(words).ReadString('\n')
+		target, ok := strings.CutPrefix(strings.TrimSpace(line), "gdb: ")
+		if !ok {
+			t.Errorf("stderr = %q; want where gdb connects to", line)
+		}
+		// No file is given: the server tells gdb.
+		out, err := exec.Command("gdb", "-nx", "-batch", "-ex", target, "-ex", "break look", "-ex", "continue", "-ex", "print count").CombinedOutput()
+		if err != nil {
+			t.Errorf("gdb: %v", err)
+		}
+		wantInOrder(t, string(out), `Breakpoint 1, look \(`, `= 3\n`)
+		if end := r.wait(); end.status != 3 || end.stdout != "count=3 total=6\n" {
+			t.Errorf("the guest after gdb has gone = %+v; want it to go on to status 3", end)
+		}
+		words.Close()
+	}
+	if _, err := os.Stat(socket); err == nil {
+		t.Error("the socket is still there")
+	}
+	for _, c := range []struct {
+		status int
+		words  []string
+	}{{exitUsage, []string{"--gdb", "x"}}, {exitUsage, []string{"--gdb", "65536"}}, {exitUsage, []string{"--gdb", "unix:"}}, {exitUsage, []string{"--gdb-wait"}}, {exitHost, []string{"--gdb", "unix:/nonexistent/x"}}} {
+		wantLine(t, uvm(t, append([]string{"run", kernel}, c.words...)...), c.status, "--gdb")
 	}
 }
 
