@@ -108,7 +108,7 @@ func (d *debugging) start(wait bool) (*gdb.Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		dbg, err := debugger.New(debugger.Config{Kernel: kernel, KVM: "/dev/kvm", Log: d.log, Kill: func() { d.cancel(errKilled) }})
+		dbg, err := debugger.New(debugger.Config{Kernel: kernel, KVM: "/dev/kvm", Log: d.log, Kill: func() { d.cancel(errKilled) }, TSSAvailable: labTSS()})
 		if err != nil {
 			return nil, err
 		}

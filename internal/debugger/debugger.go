@@ -24,6 +24,8 @@ type Config struct {
 	KVM    string // path of the KVM device
 	Log    *slog.Logger
 	Kill   func() // ends the VM, for gdb's command kill
+
+	TSSAvailable bool // as vmm.Config's
 }
 
 // Debugger is the debugging of one VM, for one client after the other.
