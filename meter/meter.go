@@ -39,11 +39,15 @@ type row struct {
 	latency              [devices.LatencyBuckets]atomic.Uint64
 }
 
-// The rows, in their order. A disk's are devices.DiskOp.
-var names = map[string][]string{
-	"net":     {"rx", "tx"},
-	"console": {"write"},
-	"disk":    {"read", "write", "flush", "discard", "zero", "zero-free"},
+// names are the rows, in their order. A disk's are devices.DiskOp.
+func (d *device) names() []string {
+	switch d.kind {
+	case "net":
+		return []string{"rx", "tx"}
+	case "console":
+		return []string{"write"}
+	}
+	return []string{"read", "write", "flush", "discard", "zero", "zero-free"}
 }
 
 // New returns a Meter without devices. With timing it takes the time of each operation,
@@ -61,7 +65,7 @@ func (m *Meter) add(name, kind string) *device {
 func (m *Meter) Stats() (all []devices.DeviceStats) {
 	for _, d := range m.all {
 		s := devices.DeviceStats{Name: d.name, Kind: d.kind, Ops: map[string]devices.OpStats{}}
-		for i, name := range names[d.kind] {
+		for i, name := range d.names() {
 			r := &d.rows[i]
 			op := devices.OpStats{Count: r.count.Load(), Bytes: r.bytes.Load(), Errors: r.errors.Load()}
 			for b := range r.latency {

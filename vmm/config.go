@@ -68,6 +68,10 @@ type Config struct {
 	// reader can still be stopped; any other Writer has to return by itself.
 	Console io.Writer
 
+	// ConsoleCopy also takes the guest's output, when Console has taken it; nil = nobody. It must not block, its
+	// errors do not count, and several goroutines may write to it.
+	ConsoleCopy io.Writer
+
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
 

