@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"loader":           {"memory"},
 	"vmm":              {"kvm", "memory", "loader", "hypercall", "devices", "devices/virtio", "devices/hostio"},
 	"meter":            {"devices"},
-	"internal/trace":   {"devices", "hypercall", "memory", "vmm"},
+	"internal/trace":   {"devices", "devices/virtio", "hypercall", "memory", "vmm"},
 	"vsock":            {"devices/virtio", "devices/hostio", "memory"},
 	"netring":          {"devices", "devices/hostio", "hypercall", "memory"},
 	"internal/hvtelf":  {"loader"},
