@@ -36,7 +36,7 @@ type device struct {
 // row is one operation of a device.
 type row struct {
 	count, bytes, errors atomic.Uint64
-	latency              [devices.LatencyBuckets]atomic.Uint64
+	latency              *[devices.LatencyBuckets]atomic.Uint64 // with timing
 }
 
 // names are the rows, in their order. A disk's are devices.DiskOp.
@@ -56,6 +56,11 @@ func New(timing bool) *Meter { return &Meter{timing: timing, epoch: time.Now()} 
 
 func (m *Meter) add(name, kind string) *device {
 	d := &device{Meter: m, name: name, kind: kind}
+	for i := range d.rows {
+		if m.timing {
+			d.rows[i].latency = new([devices.LatencyBuckets]atomic.Uint64)
+		}
+	}
 	m.all = append(m.all, d)
 	return d
 }
@@ -68,7 +73,7 @@ func (m *Meter) Stats() (all []devices.DeviceStats) {
 		for i, name := range d.names() {
 			r := &d.rows[i]
 			op := devices.OpStats{Count: r.count.Load(), Bytes: r.bytes.Load(), Errors: r.errors.Load()}
-			for b := range r.latency {
+			for b := 0; d.timing && b < devices.LatencyBuckets; b++ {
 				if n := r.latency[b].Load(); n > 0 {
 					op.Latency = append(append(op.Latency, make([]uint64, b-len(op.Latency))...), n)
 				}
