@@ -2,7 +2,6 @@ package vmm
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -89,7 +88,7 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 	if err != nil {
 		return &HostError{What: "network ring", Err: err}
 	}
-	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
 	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
@@ -136,12 +135,9 @@ func (e *UnattachedError) Error() string {
 
 // openDisk opens and checks the host's end of the disk that messages call name.
 func openDisk(name string, c *Disk) (*hostio.Disk, error) {
-	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache, c.BlockSize)
 	if err != nil {
 		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
-	}
-	if a := d.Align(); a > c.BlockSize {
-		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(fmt.Errorf("%s: direct I/O needs blocks of %d bytes there, and the guest's have %d: use cache=writeback instead of cache=none", c.Path, a, c.BlockSize), d.Close())}
 	}
 	if size, block := d.Size(), int64(c.BlockSize); size < block || size%block != 0 {
 		d.Close()

@@ -2,7 +2,6 @@ package vmm
 
 import (
 	"context"
-	"sync/atomic"
 	"testing"
 
 	"github.com/uvm-monitor/uvm/internal/testutil"
@@ -40,55 +39,5 @@ func TestPausePC(t *testing.T) {
 	vm.stop(errEnough)
 	if o := testutil.Wait(t, done, "Run"); o.err != errEnough {
 		t.Errorf("Run() = %+v, %v; want %v", o.res, o.err, errEnough)
-	}
-}
-
-// countedRing counts how often it is started and stopped.
-type countedRing struct {
-	NetRing
-	starts, stops atomic.Int32
-}
-
-func (r *countedRing) Start(fail func(error)) func() {
-	stop := r.NetRing.Start(fail)
-	r.starts.Add(1)
-	return func() { stop(); r.stops.Add(1) }
-}
-
-// TestPauseNetRing: the ring carries nothing while the guest stands still, and goes on
-// with what the guest had in it.
-func TestPauseNetRing(t *testing.T) {
-	testutil.Watchdog(t)
-	netNS(t)
-	makeTap(t, "uvm0", 1500)
-	g := guest{devices: oneNet}
-	buf := g.store(make([]byte, 64))
-	g.mark('!')
-	for i := range uint32(3) {
-		g.entry(i, 2, 1, uint64(buf), 64)
-		g.out(ringPort, 0)
-		g.poll(50e6)
-	}
-	g.await(ringBase+68, 3)
-	g.halt(0)
-	cfg := g.config()
-	withRing("uvm0")(&cfg)
-	ringing := &countedRing{NetRing: cfg.NetRing}
-	cfg.NetRing = ringing
-	vm := newVM(t, cfg)
-	done := runAside(context.Background(), vm)
-	testutil.Until(t, "the guest's mark", func() bool { return guestMarks(vm) != "" })
-	for range 10 {
-		pause(t, vm)
-		if starts, stops := ringing.starts.Load(), ringing.stops.Load(); starts != stops {
-			t.Errorf("the ring of a paused VM was started %d times and stopped %d times; want as many", starts, stops)
-		}
-		resume(t, vm)
-	}
-	if o := testutil.Wait(t, done, "Run"); o.err != nil || o.res.Status != 0 {
-		t.Errorf("Run() = %+v, %v; want status 0", o.res, o.err)
-	}
-	if starts, stops := ringing.starts.Load(), ringing.stops.Load(); starts < 11 || stops < starts {
-		t.Errorf("the ring was started %d times and stopped %d times; want 11 and at least as many", starts, stops)
 	}
 }

@@ -102,8 +102,7 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 		return vm.runPC()
 	}
 	if vm.cfg.NetRing != nil {
-		vm.startRing()
-		defer func() { vm.stopRing() }() // the one of then
+		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
 	}
 	return vm.runVCPU(vm.vcpu)
 }
@@ -129,6 +128,15 @@ func (vm *VM) Traps() uint64 {
 		return 0
 	}
 	return vm.sealed.traps
+}
+
+// LastCalls are the last 16 hypercalls of an hvt guest, the latest one first. Call it when
+// Run has returned.
+func (vm *VM) LastCalls() []hypercall.Record {
+	if vm.table == nil {
+		return nil
+	}
+	return vm.table.Last()
 }
 
 // Unanswered is how often a PC's guest has touched a port or an address where
@@ -278,6 +286,11 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 			return &devices.Stop{Reason: devices.StopReset}
 		}
 		return vm.fault(v, &GuestError{Kind: FaultShutdown})
+	case kvm.ExitDebug:
+		if exit := v.Debug(); vm.cfg.Debug != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
+			return nil
+		}
+		return vm.fault(v, &GuestError{Kind: FaultExit})
 	case kvm.ExitHLT:
 		return vm.fault(v, &GuestError{Kind: FaultHLT})
 	default:

@@ -28,14 +28,13 @@ type VM struct {
 	log   *slog.Logger
 	timer *devices.BootTimer
 
-	sys      *kvm.System
-	kvm      *kvm.VM
-	vcpus    []*kvm.VCPU
-	vcpu     *kvm.VCPU // the first one
-	mem      *memory.Memory
-	view     *memory.View
-	code     *memory.View // what can be fetched, where that is more than view; else nil
-	stopRing func()       // the network ring's
+	sys   *kvm.System
+	kvm   *kvm.VM
+	vcpus []*kvm.VCPU
+	vcpu  *kvm.VCPU // the first one
+	mem   *memory.Memory
+	view  *memory.View
+	code  *memory.View // what can be fetched, where that is more than view; else nil
 
 	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
@@ -48,6 +47,8 @@ type VM struct {
 	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 
@@ -105,7 +106,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -175,13 +176,6 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {

@@ -34,6 +34,7 @@ type controller struct {
 	ring *runlog.Ring // for logs; nil with --control off
 	log  *logs
 
+	dbg     *debugging
 	vm      *vmm.VM
 	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
@@ -44,20 +45,6 @@ type controller struct {
 	mu     sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
 	server *control.Server
 	closed bool
-}
-
-// vmInfo is the answer to info.
-type vmInfo struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	PID     int    `json:"pid"`
-	Version string `json:"version"` // of uvm
-	Kernel  string `json:"kernel"`  // the path as given
-	State   string `json:"state"`   // created, running, paused, stopped
-	Memory  uint64 `json:"memory_bytes"`
-	CPUs    int    `json:"cpus"`
-	Started string `json:"started"` // RFC 3339
-	Uptime  int64  `json:"uptime_ns"`
 }
 
 // waited is the answer to wait and stop: how the run ended.
@@ -161,6 +148,8 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
 	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
@@ -174,9 +163,9 @@ var errBusy = errors.New("a device has not finished what it does within 4 s; the
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
-	return vmInfo{
+	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: int64(time.Since(c.started)),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
 	}, nil
 }
 

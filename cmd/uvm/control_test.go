@@ -47,7 +47,7 @@ func spinning(t testing.TB, flags ...string) *running {
 }
 
 // ps asks for all VMs.
-func ps(t testing.TB) (infos []vmInfo) {
+func ps(t testing.TB) (infos []control.Info) {
 	t.Helper()
 	got := uvm(t, "ps", "--json")
 	d := json.NewDecoder(strings.NewReader(got.stdout))
@@ -69,7 +69,7 @@ func TestPS(t *testing.T) {
 	}
 	testutil.Until(t, "the other one to be listed", func() bool { return len(ps(t)) == 2 })
 	for _, v := range ps(t) {
-		want := vmInfo{
+		want := control.Info{
 			ID: v.ID, Name: v.Name, PID: named.cmd.Process.Pid, Version: version, Kernel: named.cmd.Args[2], State: "running",
 			Memory: 8 << 20, CPUs: 1, Started: v.Started, Uptime: v.Uptime,
 		}
@@ -192,7 +192,7 @@ func TestSilentMonitor(t *testing.T) {
 	withRunDir(t)
 	r := spinning(t, "--name", "web")
 	r.kill(syscall.SIGSTOP)
-	if got := ps(t); len(got) != 1 || got[0].State != stateSilent || got[0].PID != r.cmd.Process.Pid {
+	if got := ps(t); len(got) != 1 || got[0].State != control.StateSilent || got[0].PID != r.cmd.Process.Pid {
 		t.Errorf("uvm ps = %+v; want web to be silent", got)
 	}
 	got := uvm(t, "stop", "--timeout", "100ms", "web")
