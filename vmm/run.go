@@ -305,7 +305,7 @@ func (vm *VM) port(v *kvm.VCPU, io *kvm.IO) error {
 	case vm.pc != nil:
 		return vm.pc.port(io)
 	case vm.sealed != nil && io.Port < sealedVectors:
-		c.traps[io.Port].Add(1)
+		c.traps[min(io.Port, 31)].Add(1)
 		return vm.sealed.trap(io.Port)
 	case n < hypercall.NumCalls:
 		c.calls[n].Add(1)
