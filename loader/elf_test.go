@@ -86,7 +86,7 @@ func note(name string, typ uint32, desc []byte) []byte {
 
 // load does all that a monitor does with a kernel file.
 func load(f file, size uint64) (img *loader.Image, mem *memory.Memory, end memory.Addr, err error) {
-	if img, err = loader.Parse("k", bytes.NewReader(f), loader.KindHVT); err != nil {
+	if img, err = loader.Open("k", bytes.NewReader(f), loader.KindHVT); err != nil {
 		return nil, nil, 0, err
 	}
 	if end, err = img.Fit(size); err != nil {
@@ -207,7 +207,7 @@ func TestTruncated(t *testing.T) {
 	}
 	defer mem.Close()
 	for n := range whole {
-		img, err := loader.Parse("k", bytes.NewReader(whole[:n]), loader.KindHVT)
+		img, err := loader.Open("k", bytes.NewReader(whole[:n]), loader.KindHVT)
 		if err == nil {
 			if _, err = img.Fit(memSize); err == nil {
 				err = img.Load(mem)

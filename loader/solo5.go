@@ -1,6 +1,9 @@
 package loader
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // noteKind is a note that uvm looks for.
 type noteKind struct {
@@ -34,14 +37,8 @@ const (
 	abiVersionHVT = 2
 )
 
-// targetName names Solo5's other targets, for messages.
-func targetName(t uint32) string {
-	names := [...]string{"?", "hvt", "spt", "virtio", "muen", "genode", "xen"}
-	if int64(t) < int64(len(names)) {
-		return names[t]
-	}
-	return fmt.Sprint(t)
-}
+// targetNames are Solo5's other targets, for messages.
+var targetNames = map[uint32]string{0: "?", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 
 // findNote returns the content of the first note of the kind and where it is, for
 // messages; nil where there is none.
@@ -102,7 +99,7 @@ func (img *Image) readHVT(phdrs []phdr, abi []byte, boot Kind) error {
 	img.ABI = ABI{Target: le.Uint32(abi), Version: le.Uint32(abi[4:])}
 	switch {
 	case img.ABI.Target != abiTargetHVT:
-		return img.errorf(ErrTarget, "built for Solo5's target %s, need hvt", targetName(img.ABI.Target))
+		return img.errorf(ErrTarget, "built for Solo5's target %s, need hvt", cmp.Or(targetNames[img.ABI.Target], fmt.Sprint(img.ABI.Target)))
 	case img.ABI.Version != abiVersionHVT:
 		err := img.errorf(ErrABIVersion, "built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)
 		err.Version = img.ABI.Version

@@ -68,6 +68,10 @@ type Config struct {
 	// reader can still be stopped; any other Writer has to return by itself.
 	Console io.Writer
 
+	// ConsoleCopy also takes the guest's output, when Console has taken it; nil = nobody. It must not block, its
+	// errors do not count, and several goroutines may write to it.
+	ConsoleCopy io.Writer
+
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
 
@@ -90,6 +94,10 @@ type Config struct {
 	// I/O bitmap wants the task register's segment available and not busy. It
 	// leaves SMAP off, too.
 	TSSAvailable bool
+
+	// Debug is asked, on the vCPU's thread, about each exception of a sealed guest and each
+	// debug exit; nil = there is no debugger. It must not call the VM's methods.
+	Debug func(*DebugEvent) DebugAction
 
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
@@ -264,6 +272,8 @@ func (c *Config) checkHVT() error {
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
 	case c.Cmdline != "" || c.Initrd != "" || len(c.Virtio) > 0:
 		return configError("%s is an hvt unikernel: kernel command line, initrd, rng, vsock and other virtio devices are for Linux and other PC kernels", c.Kernel)
+	case slices.ContainsFunc(c.Disks, func(d Disk) bool { return d.Serial != "" }):
+		return configError("%s is an hvt unikernel: its disks have no serial numbers", c.Kernel)
 	case c.Memory > maxMem:
 		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
@@ -271,11 +281,6 @@ func (c *Config) checkHVT() error {
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
 	case len(c.Nets) == 0:
 		c.NetRing = nil
-	}
-	for i := range c.Disks {
-		if d := &c.Disks[i]; d.Serial != "" {
-			return configError("disk %s: serial number %q, but disks of hvt guests have none", label(d.Name, i), d.Serial)
-		}
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func inspectMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	img, err := loader.Open(path, "")
+	img, err := loader.Open(path, nil, "")
 	if err != nil {
 		return fail(exitKernel, "%v", err)
 	}
