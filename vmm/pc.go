@@ -175,7 +175,7 @@ func (p *pc) port(io *kvm.IO) error {
 	if !io.Out {
 		fill(io.Data, 0xff)
 	}
-	err := access(&p.ports, io)
+	err := p.ports.Access(io.Port, io.Size, io.Data, io.Out)
 	if _, ok := err.(*devices.PortError); ok {
 		p.unanswered.Add(1)
 		return nil
