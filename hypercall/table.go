@@ -115,9 +115,9 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	return call.run(t, c, arg, live)
 }
 
-// Arg is the structure of the last hypercall as it was before the call, and what may be
-// left of others behind it.
-func (t *Table) Arg() [40]byte { return t.arg }
+// Arg is the structure of the last hypercall as it was before the call, borrowed, with
+// what may be left of others behind it.
+func (t *Table) Arg() []byte { return t.arg[:] }
 
 // PortIn is refused: nothing can be read from a hypercall port.
 func (t *Table) PortIn(port uint16, size int, data []byte) error {

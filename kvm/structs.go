@@ -84,12 +84,11 @@ type irqFD struct {
 
 // ioEventFD is struct kvm_ioeventfd.
 type ioEventFD struct {
-	_     uint64 // datamatch
-	addr  uint64
-	len   uint32
-	fd    int32
-	flags uint32
-	_     [9]uint32
+	_, addr uint64 // the first is datamatch
+	len     uint32
+	fd      int32
+	flags   uint32
+	_       [9]uint32
 }
 
 // pitConfig is struct kvm_pit_config.

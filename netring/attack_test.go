@@ -8,7 +8,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 	"github.com/uvm-monitor/uvm/memory"
@@ -261,6 +263,87 @@ func TestStop(t *testing.T) {
 	}
 	enough.Store(true)
 	flood.Wait()
+}
+
+// TestLimits: a write waits until its limit lets it go, and the reads behind it with it; a read
+// over the limit finds no frame. What is over the limit when the ring stops is lost.
+func TestLimits(t *testing.T) {
+	testutil.Watchdog(t)
+	g := newGuest(t)
+	var clock atomic.Int64
+	now := func() time.Time { return time.Unix(0, clock.Load()) }
+	tx := devices.NewLimiter(devices.Limit{Ops: 1000, Burst: 10 * time.Millisecond}, now) // 10 at once
+	rx := devices.NewLimiter(devices.Limit{Bytes: 100, Burst: time.Second}, now)
+	g.calls.Limits[hNIC] = [2]*devices.Limiter{tx, rx}
+	g.nic.in = make([]byte, 101)
+	ended := g.start()
+	for i := range uint32(3) {
+		g.add(opRead, hNIC, dataAddr, 200, i)
+	}
+	for range 20 {
+		g.add(opWrite, hNIC, dataAddr, 60, 0)
+	}
+	g.add(opRead, hLast, dataAddr, 200, 9)
+	g.r.doorbell.Signal()
+	// The bucket holds 10 and may owe one more.
+	testutil.Until(t, "as many writes as the bucket holds", func() bool { return g.nic.writes.Load() == 11 })
+	g.wantCommit(0, resultOK, 101)
+	g.wantCommit(1, resultAgain, 0)
+	g.wantCommit(2, resultAgain, 0)
+	for range 1000 { // that the guest rings makes it no faster
+		g.r.doorbell.Signal()
+	}
+	if n := g.r.word(offCommitTail).Load(); n != 3 || g.nic.writes.Load() != 11 {
+		t.Errorf("%d commits, %d writes in no time; want 3 and 11", n, g.nic.writes.Load())
+	}
+	clock.Add(5 * int64(time.Millisecond))
+	g.r.doorbell.Signal()
+	testutil.Until(t, "five more", func() bool { return g.nic.writes.Load() == 16 })
+	if err := ended(); err != nil || g.nic.writes.Load() != 16 {
+		t.Errorf("a stop = %v with %d writes; want nil with 16", err, g.nic.writes.Load())
+	}
+	g.wantCommit(9, resultOK, 0)
+}
+
+// TestFreeze: a frozen ring carries nothing out, wherever the freeze met it, and goes on.
+func TestFreeze(t *testing.T) {
+	testutil.Watchdog(t)
+	for name, limit := range map[string]devices.Limit{"free": {}, "limited": {Ops: 100000, Burst: time.Microsecond}} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(t)
+			g.nic.keep = false
+			g.calls.Limits[hNIC][0] = devices.NewLimiter(limit, time.Now)
+			ended := g.start()
+			for i := range uint32(200) {
+				g.add(opWrite, hNIC, dataAddr, 60, 0)
+				g.add(opRead, hLast, dataAddr, 60, i)
+				g.ring()
+				g.r.Freeze(true)
+				state, err := g.r.SaveState()
+				writes := g.nic.writes.Load()
+				g.add(opWrite, hNIC, dataAddr, 60, 0)
+				g.r.doorbell.Signal()
+				if i%20 == 0 {
+					time.Sleep(time.Millisecond) // for what should not happen
+				}
+				again, _ := g.r.SaveState()
+				le.PutUint32(again[8:], le.Uint32(state[8:])) // the guest's tail and entry
+				copy(again[8+offEntries:8+offCommits], state[8+offEntries:])
+				if err != nil || !bytes.Equal(state, again) || g.nic.writes.Load() != writes {
+					t.Fatalf("a frozen ring moved: error %v, %d writes; want %d", err, g.nic.writes.Load(), writes)
+				}
+				// What the state says is done is done, and no more. Every third entry is a read.
+				if done := int64(le.Uint32(state)); writes != done-(done+1)/3 {
+					t.Fatalf("%d writes with %d entries carried out; want %d", writes, done, done-(done+1)/3)
+				}
+				g.r.Freeze(false)
+			}
+			testutil.Until(t, "all writes", func() bool { g.ring(); return g.nic.writes.Load() == 400 })
+			if err := ended(); err != nil {
+				t.Errorf("the ring failed with %v; want nil", err)
+			}
+		})
+	}
 }
 
 // TestFail: a guest that breaks the rules ends the ring's work, once.

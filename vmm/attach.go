@@ -2,7 +2,6 @@ package vmm
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -84,7 +83,7 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 	if err != nil {
 		return &HostError{What: "network ring", Err: err}
 	}
-	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
 	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
@@ -131,12 +130,9 @@ func (e *UnattachedError) Error() string {
 
 // openDisk opens and checks the host's end of the disk that messages call name.
 func openDisk(name string, c *Disk) (*hostio.Disk, error) {
-	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache, c.BlockSize)
 	if err != nil {
 		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
-	}
-	if a := d.Align(); a > c.BlockSize {
-		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(fmt.Errorf("%s: direct I/O needs blocks of %d bytes there, and the guest's have %d: use cache=writeback instead of cache=none", c.Path, a, c.BlockSize), d.Close())}
 	}
 	if size, block := d.Size(), int64(c.BlockSize); size < block || size%block != 0 {
 		d.Close()
@@ -178,20 +174,28 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 }
 
 // console returns where output goes; name is for the Meter.
-func (vm *VM) console(name string) (w io.Writer, err error) {
-	switch c := vm.cfg.Console.(type) {
-	case nil:
-		w = io.Discard
-	case interface{ Fd() uintptr }:
-		fd := int(c.Fd())
+func (vm *VM) console(name string) (io.Writer, error) {
+	out := cmp.Or(vm.cfg.Console, io.Discard)
+	if w, ok := out.(interface{ Fd() uintptr }); ok {
+		fd := int(w.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		w = hostio.NewConsole(fd, vm.wake)
-	default:
-		w = c
+		out = hostio.NewConsole(fd, vm.wake)
 	}
-	return vm.cfg.Meter.Console(name, w), nil
+	if vm.cfg.ConsoleCopy != nil {
+		out = &tee{out, vm.cfg.ConsoleCopy}
+	}
+	return vm.cfg.Meter.Console(name, out), nil
+}
+
+// tee copies what has been written, which may be less than was to be.
+type tee struct{ to, also io.Writer }
+
+func (t *tee) Write(b []byte) (int, error) {
+	n, err := t.to.Write(b)
+	t.also.Write(b[:n])
+	return n, err
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

@@ -227,8 +227,7 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err error) {
 	const gib = 1 << 30
 	if vm.cfg.NetRing != nil {
-		at := vm.ringAt()
-		maps = append(slices.Clip(maps), mapping{start: at - hvtPage, end: at}, mapping{start: at, end: at + ringSize, perm: memory.ReadWrite, exec: vm.cfg.Ring == Ring0})
+		maps = append(slices.Clip(maps), mapping{start: vm.ringAt() - hvtPage, end: vm.ringAt()}, mapping{start: vm.ringAt(), end: vm.ringAt() + ringSize, perm: memory.ReadWrite, exec: vm.cfg.Ring == Ring0})
 	}
 	if low, err = vm.mem.At(0, uint64(gpaBootInfo)); err != nil {
 		return nil, err

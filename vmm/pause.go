@@ -9,8 +9,8 @@ import (
 )
 
 // Pause stops a VM that runs, until Resume. When it returns nil, no vCPU is inside the
-// guest or a hypercall, and a PC's virtio devices have nothing in flight and do not
-// touch memory; the UART still takes input, and KVM's timers go on. The guest does not
+// guest or a hypercall, and a PC's virtio devices and the network ring have nothing in
+// flight and do not touch memory; the UART still takes input, and KVM's timers go on. The guest does not
 // notice: what waits in POLL or for the console goes on afterwards, with the time that
 // was left.
 //
@@ -91,16 +91,13 @@ func (vm *VM) attend() error {
 	return vm.stopCause
 }
 
-// freeze stops a PC's devices or has them go on. They may have to wait for the host,
-// and vm.mu, which is held, is free meanwhile.
+// freeze stops what works beside the vCPUs or has it go on. It may have to wait for the
+// host, and vm.mu, which is held, is free meanwhile.
 func (vm *VM) freeze(on bool) {
-	if vm.pc == nil {
-		return
-	}
 	vm.mu.Unlock()
 	defer vm.mu.Lock()
-	for i := range vm.pc.virtio {
-		vm.pc.virtio[i].mmio.Freeze(on)
+	for _, f := range vm.freezers {
+		f.Freeze(on)
 	}
 }
 

@@ -139,6 +139,7 @@ func (vm *VM) wirePC() error {
 			}
 		}
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, interrupt, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		vm.freezers = append(vm.freezers, s.mmio)
 		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
 			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))

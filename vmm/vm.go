@@ -34,8 +34,9 @@ type VM struct {
 	vcpu  *kvm.VCPU // the first one
 	mem   *memory.Memory
 	view  *memory.View
-	code  *memory.View  // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
+	code  *memory.View // what can be fetched, where that is more than view; else nil
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -46,6 +47,8 @@ type VM struct {
 	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 

@@ -39,8 +39,10 @@ func commandFlags(name string) []string {
 	switch name {
 	case "run":
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
-	case "ps", "stop", "pause", "resume", "wait":
+	case "ps", "stop", "pause", "resume", "wait", "logs", "stats":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "trace":
+		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

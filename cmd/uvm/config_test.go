@@ -24,7 +24,7 @@ var everyFlag = []string{
 	"--disk", `x\,y`,
 	"--console", "none", "--timeout", "1m30s",
 	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary",
-	"--log-level", "warn", "--log-format", "json",
+	"--log-level", "warn", "--log-format", "json", "--log-file", "/l", "--log-size", "32M", "--log-rate", "8K",
 	"--name", "web", "--control", "on", "--run-dir", "/d",
 	"app.hvt", "--", "--x", "", "é <&>",
 }
@@ -97,6 +97,9 @@ const everyJSON = `{
   "boot-summary": true,
   "log-level": "warn",
   "log-format": "json",
+  "log-file": "/l",
+  "log-size": "32M",
+  "log-rate": "8K",
   "name": "web",
   "control": "on",
   "run-dir": "/d"

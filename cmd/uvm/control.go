@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/internal/runlog"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -29,11 +30,13 @@ const controlDelay = 50 * time.Millisecond
 
 // controller is the side of a run that other programs see (docs/control.md).
 type controller struct {
-	s   *settings
-	id  string
-	log *slog.Logger
+	s    *settings
+	id   string
+	ring *runlog.Ring // for logs; nil with --control off
+	log  *logs
 
 	vm      *vmm.VM
+	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
 	started time.Time
 	ended   chan struct{} // closed when end is set
@@ -44,20 +47,6 @@ type controller struct {
 	closed bool
 }
 
-// vmInfo is the answer to info.
-type vmInfo struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	PID     int    `json:"pid"`
-	Version string `json:"version"` // of uvm
-	Kernel  string `json:"kernel"`  // the path as given
-	State   string `json:"state"`   // created, running, paused, stopped
-	Memory  uint64 `json:"memory_bytes"`
-	CPUs    int    `json:"cpus"`
-	Started string `json:"started"` // RFC 3339
-	Uptime  int64  `json:"uptime_ns"`
-}
-
 // waited is the answer to wait and stop: how the run ended.
 type waited struct {
 	outcome
@@ -65,8 +54,12 @@ type waited struct {
 }
 
 // newController makes the socket if it has to be there from the start. The error is for the user.
-func (s *settings) newController(log *slog.Logger) (*controller, error) {
-	c := &controller{s: s, log: log, ended: make(chan struct{})}
+func (s *settings) newController() (*controller, error) {
+	c := &controller{s: s, ended: make(chan struct{})}
+	var err error
+	if c.id, err = control.NewID(); err != nil {
+		return nil, &vmm.HostError{What: "--control", Err: err}
+	}
 	mode := cmp.Or(s.Control, controlAuto)
 	if s.Name != "" && s.Control == "" {
 		mode = controlOn
@@ -76,9 +69,12 @@ func (s *settings) newController(log *slog.Logger) (*controller, error) {
 		if s.Name != "" {
 			return nil, &vmm.ConfigError{Msg: "--name: a VM has its name for its control socket, which --control " + mode + " does not make at once"}
 		}
-		c.closed = mode == controlOff
+		if c.closed = mode == controlOff; !c.closed {
+			c.ring = new(runlog.Ring)
+		}
 		return c, nil
 	case controlOn:
+		c.ring = new(runlog.Ring)
 		return c, c.listen()
 	}
 	return nil, &vmm.ConfigError{Msg: "--control \"" + mode + "\": want auto, on or off"}
@@ -96,9 +92,7 @@ func (c *controller) listen() error {
 	dir, err := control.OpenDir(path, true)
 	if err == nil {
 		defer dir.Close()
-		if c.id, err = control.NewID(); err == nil {
-			c.server, err = control.Listen(dir, c.id, c.s.Name)
-		}
+		c.server, err = control.Listen(dir, c.id, c.s.Name)
 	}
 	if err != nil {
 		return &vmm.HostError{What: "--control", Err: err}
@@ -106,9 +100,15 @@ func (c *controller) listen() error {
 	return nil
 }
 
+// openLogs opens the run's log.
+func (c *controller) openLogs() (err error) {
+	c.log, err = c.s.openLogs(cmp.Or(c.s.Name, c.id), c.ring)
+	return err
+}
+
 // run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
-func (c *controller) run(vm *vmm.VM, cancel context.CancelCauseFunc) {
-	c.vm, c.cancel, c.started = vm, cancel, time.Now()
+func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseFunc) {
+	c.vm, c.hub, c.cancel, c.started = vm, hub, cancel, time.Now()
 	if c.server != nil {
 		c.serve()
 	} else if !c.closed {
@@ -136,7 +136,9 @@ func (c *controller) open() {
 func (c *controller) serve() {
 	s := c.server
 	s.Handle("info", c.info)
+	s.Handle("stats", func(*control.Call) (any, error) { return c.vm.Stats(), nil })
 	s.HandleStream("wait", c.wait)
+	s.HandleStream("logs", c.logs)
 	s.HandleStream("stop", func(call *control.Call) (any, error) {
 		c.cancel(&signalError{unix.SIGTERM})
 		return c.wait(call)
@@ -146,6 +148,7 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }
@@ -157,9 +160,9 @@ var errBusy = fmt.Errorf("a device has not finished what it does within %v; the 
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
-	return vmInfo{
+	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: int64(time.Since(c.started)),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
 	}, nil
 }
 
@@ -171,6 +174,14 @@ func (c *controller) wait(call *control.Call) (any, error) {
 	case <-call.Context.Done():
 		return nil, context.Cause(call.Context)
 	}
+}
+
+// undo is for a start that fails.
+func (c *controller) undo() {
+	if c.log != nil {
+		c.log.undo()
+	}
+	c.close(outcome{Kind: "error"})
 }
 
 // close tells those who wait how the run ended, and removes the socket.

@@ -36,13 +36,18 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"run", "KERNEL [flags] [-- ARGS]", "run a unikernel", runMain},
+		{"trace", "KERNEL [flags] [-- ARGS]", "run a unikernel, or with --attach VM look at one that runs, and show what it does, as strace for a process", traceMain},
 		{"rootfs", "SOURCE -o FILE [flags]", "make a root file system out of a directory or container image", rootfsMain},
 		{"ps", "", "list the VMs that run", psMain},
 		{"stop", "VM…", "stop VMs", stopMain},
 		{"pause", "VM…", "have VMs stand still", func(args []string) int { return askMain("pause", args) }},
 		{"resume", "VM…", "have paused VMs go on", func(args []string) int { return askMain("resume", args) }},
 		{"wait", "VM", "wait until a VM ends, and end with its status", waitMain},
+		{"stats", "VM", "show what a VM has done so far", statsMain},
+		{"top", "[flags]", "show a live table of the VMs that run", companionMain(topProgram)},
+		{"logs", "VM", "show the last words of a VM and its guest", logsMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
+		{"boot-report", "REPORT… -o FILE.svg", "make a picture of boot timelines", companionMain(reportProgram)},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},
 		{"lupine", "suggest SOURCE [PROGRAM…]", "find out which options of Linux an application needs", lupineMain},
 		{"net", "clean", "remove network interfaces that were left behind", netMain},

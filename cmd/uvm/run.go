@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -23,26 +23,39 @@ func runMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	log, err := s.logger()
-	if err != nil {
-		return fail(exitUsage, "%v", err)
-	}
-	console, undo, err := s.openConsole()
+	return s.run()
+}
+
+func (s *settings) run() int {
+	var status int
+	ctl, err := s.newController()
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
-	ctl, err := s.newController(log)
+	console, undoConsole, err := s.openConsole()
+	undo := func() {
+		undoConsole()
+		ctl.undo()
+	}
+	if err == nil {
+		err = ctl.openLogs()
+	}
 	if err != nil {
 		undo()
 		return fail(startStatus(err), "%v", err)
 	}
-	undoConsole := undo
+	undoTrace, err := s.trace.open()
+	undoOthers := undo
 	undo = func() {
-		ctl.close(outcome{Kind: "error"})
-		undoConsole()
+		undoTrace()
+		undoOthers()
+	}
+	if err != nil {
+		undo()
+		return fail(exitHost, "--output: %v", err)
 	}
 	cfg := s.vmConfig()
-	cfg.Log, cfg.Console = log, console
+	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
 	var ports []string
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {
@@ -78,19 +91,22 @@ func runMain(args []string) int {
 	if s.Timeout > 0 {
 		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })
 	}
-	os.Stderr.WriteString(note)
+	ctl.log.say(note)
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
-	ctl.run(vm, cancel)
+	hub := trace.NewHub(vm)
+	ctl.run(vm, hub, cancel)
+	s.trace.start(hub)
 	end := outcomeOf(vm.Run(ctx))
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
 	if end.message != "" {
-		fail(end.Status, "%s", end.message)
+		ctl.log.say("uvm: " + end.message + "\n")
 	}
-	end.Status = s.report(vm, end)
+	end.Status = s.trace.finish(s.report(vm, end))
+	ctl.log.end(end)
 	ctl.close(end)
 	return end.Status
 }
@@ -114,12 +130,16 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage, and limits ,bps=SIZE ,pps=N ,burst=DURATION (repeatable; docs/net.md, docs/limits.md)")
 	f.StringVar(&s.NetRing, "net-ring", s.NetRing, "carry an hvt guest's frames by the network ring, for those that know it: on, off or `auto` (default auto; docs/net-ring.md)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
-	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
+	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none, file:PATH, or log for lines of the monitor's log (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
+	f.BoolVar(&s.Timing, "timing", s.Timing, "take the time of each exit and device operation, for uvm stats")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
-	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
+	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log: text or json (default text)")
+	f.StringVar(&s.LogFile, "log-file", s.LogFile, "write the monitor's own log to this `FILE` instead of stderr; when it is full it becomes FILE.1, and that one goes")
+	f.Var(&s.LogSize, "log-size", "how large FILE may become, as 16M; a bare number is MiB (default 16M)")
+	f.Var(&s.LogRate, "log-rate", "how much of the guest's output --console log logs in a second; further lines are counted (default 64K)")
 	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the VM for uvm ps and the like, which no other VM of yours has")
 	f.StringVar(&s.Control, "control", s.Control, "when to make the socket that uvm ps, stop and the like use: `on` before the guest starts, auto when it has run for 50 ms, or off (default auto; with --name on)")
 	f.StringVar(&s.RunDir, "run-dir", s.RunDir, "`FOLDER` of control sockets (default $UVM_RUN_DIR, /run/uvm for root, else $XDG_RUNTIME_DIR/uvm; docs/control.md)")
@@ -130,10 +150,13 @@ func runFlags(s *settings) *pflag.FlagSet {
 
 // runSettings collects defaults, --config and flags, in that order. A
 // non-negative status says that there is nothing to run.
-func runSettings(args []string) (*settings, int) {
+func runSettings(args []string) (*settings, int) { return readSettings(args, runFlags) }
+
+// readSettings is runSettings for a command whose flags are those of `uvm run` and others.
+func readSettings(args []string, bind func(*settings) *pflag.FlagSet) (*settings, int) {
 	s := new(settings)
-	f := runFlags(s)
-	if status := parse(f, "run", args); status >= 0 {
+	f := bind(s)
+	if status := parse(f, f.Name(), args); status >= 0 {
 		return nil, status
 	}
 	if path, _ := f.GetString("config"); path != "" {
@@ -150,8 +173,8 @@ func runSettings(args []string) (*settings, int) {
 		if len(flags.Disks) > 0 {
 			s.Disks = nil
 		}
-		f = runFlags(s)
-		if status := parse(f, "run", args); status >= 0 {
+		f = bind(s)
+		if status := parse(f, f.Name(), args); status >= 0 {
 			return nil, status
 		}
 	}
@@ -186,7 +209,7 @@ func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 	switch path, isFile := strings.CutPrefix(s.Console, "file:"); {
 	case s.Console == "" || s.Console == "stdio":
 		return os.Stdout, undo, nil
-	case s.Console == "none":
+	case s.Console == "none", s.Console == consoleLog:
 		return nil, undo, nil
 	case isFile && path != "":
 		f, made, err := openOutput(path)
@@ -198,30 +221,7 @@ func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 		}
 		return f, undo, nil
 	}
-	return nil, undo, &vmm.ConfigError{Msg: fmt.Sprintf("--console %q: want stdio, none or file:PATH", s.Console)}
-}
-
-// logger returns the monitor's own log, on stderr.
-func (s *settings) logger() (*slog.Logger, error) {
-	var opts slog.HandlerOptions
-	switch s.LogLevel {
-	case "debug":
-		opts.Level = slog.LevelDebug
-	case "", "info":
-	case "warn":
-		opts.Level = slog.LevelWarn
-	case "error":
-		opts.Level = slog.LevelError
-	default:
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)
-	}
-	switch s.LogFormat {
-	case "", "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, &opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, &opts)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q: want text or json", s.LogFormat)
+	return nil, undo, &vmm.ConfigError{Msg: fmt.Sprintf("--console %q: want stdio, none, log or file:PATH", s.Console)}
 }
 
 // errTimeout says that --timeout ended the run.

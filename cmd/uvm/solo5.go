@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -165,7 +166,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		Kernel: r.kernel, Args: r.args, Memory: mem, Console: os.Stdout, NoMarks: true,
 		Ring: vmm.Ring(os.Getenv("UVM_RING")), TSSAvailable: labTSS(), // Solo5's syntax has no room for it
 	}
-	cfg.Log, _ = (&settings{}).logger()
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	for _, n := range r.nets {
 		cfg.Nets = append(cfg.Nets, n.Net)
 	}

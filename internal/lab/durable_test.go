@@ -41,7 +41,10 @@ func envOr(name, value string) string {
 	return value
 }
 
-func newDurable(t *testing.T) *durable {
+// writes is the script of a guest that writes to its disk's file system.
+const writes = "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\ndurable write /disk $salt\n"
+
+func newDurable(t *testing.T, init string) *durable {
 	Require(t)
 	dir := t.TempDir()
 	d := &durable{dir: dir, program: filepath.Join(dir, "tree/bin/durable")}
@@ -50,7 +53,7 @@ func newDurable(t *testing.T) *durable {
 	}
 	d.must(t, "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", d.program, "testdata/durable.c")
 	initrd := filepath.Join(dir, "initrd")
-	g := LinuxGuest{Init: "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\ndurable write /disk $salt\n", Tree: filepath.Join(dir, "tree")}
+	g := LinuxGuest{Init: init, Tree: filepath.Join(dir, "tree")}
 	if err := g.Initramfs(initrd); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +153,7 @@ debugfs -R 'rdump / %[3]s' %[2]q 2>/dev/null
 // runs use the page cache, half direct I/O. With cache=unsafe records have to be missing:
 // else the test would see nothing.
 func TestPowerOff(t *testing.T) {
-	d := newDurable(t)
+	d := newDurable(t, writes)
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
@@ -213,7 +216,7 @@ echo all
 // TestMonitorKill kills uvm in the middle of a guest's writes. What it had written is in the
 // host's page cache, also with cache=unsafe.
 func TestMonitorKill(t *testing.T) {
-	d := newDurable(t)
+	d := newDurable(t, writes)
 	seed := time.Now().UnixNano() & 0x7fff
 	n := crashes(t, "UVM_KILLS", 10)
 	Run(t, Options{Files: d.files, Tools: []string{"bash", "e2fsck", "debugfs", "flock"}, Disks: []Disk{{Path: d.path("lab.img")}}}, Job{
