@@ -73,8 +73,9 @@ uvm run kernel --disk small/disk.raw,cache=none 2>&1 | grep 'this file system ha
 
 // diskFaultPrologue has the words of the scripts.
 const diskFaultPrologue = `mount -t devtmpfs dev /dev 2>/dev/null || true
-cd $(mktemp -d /vm/XXXXXX)
-ln -s ../kernel ../initrd .
+mountpoint -q /mnt || { mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; }
+cd $(mktemp -d /mnt/XXXXXX)
+ln -s /vm/kernel /vm/initrd .
 guest() {
 	uvm run kernel -m 64M --initrd initrd --disk "$1" --cmdline quiet >out 2>err &
 	vm=$!
@@ -126,5 +127,5 @@ func TestDiskFaults(t *testing.T) {
 			},
 		})
 	}
-	Run(t, Options{Files: d.files, Tools: []string{"bash", "dmsetup", "losetup"}, Modules: []string{"loop", "dm-mod"}}, jobs...)
+	Run(t, Options{Files: d.files, Disks: []Disk{{Path: d.path("lab.img")}}, Tools: []string{"bash", "dmsetup", "losetup"}, Modules: []string{"loop", "dm-mod"}}, jobs...)
 }
