@@ -35,16 +35,20 @@ type controller struct {
 	ring *runlog.Ring // for logs; nil with --control off
 	log  *logs
 
+	// From run on:
+	dbg     *debugging
 	vm      *vmm.VM
 	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
 	started time.Time
-	ended   chan struct{} // closed when end is set
-	end     outcome
 
-	mu     sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
-	server *control.Server
-	closed bool
+	ended chan struct{} // closed when end is set
+	end   outcome
+
+	mu      sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
+	server  *control.Server
+	lasting bool // outlasted has been called
+	closed  bool
 }
 
 // waited is the answer to wait and stop: how the run ended.
@@ -56,10 +60,6 @@ type waited struct {
 // newController makes the socket if it has to be there from the start. The error is for the user.
 func (s *settings) newController() (*controller, error) {
 	c := &controller{s: s, ended: make(chan struct{})}
-	var err error
-	if c.id, err = control.NewID(); err != nil {
-		return nil, &vmm.HostError{What: "--control", Err: err}
-	}
 	mode := cmp.Or(s.Control, controlAuto)
 	if s.Name != "" && s.Control == "" {
 		mode = controlOn
@@ -92,6 +92,11 @@ func (c *controller) listen() error {
 	dir, err := control.OpenDir(path, true)
 	if err == nil {
 		defer dir.Close()
+		if c.id == "" {
+			c.id, err = control.NewID()
+		}
+	}
+	if err == nil {
 		c.server, err = control.Listen(dir, c.id, c.s.Name)
 	}
 	if err != nil {
@@ -102,17 +107,35 @@ func (c *controller) listen() error {
 
 // openLogs opens the run's log.
 func (c *controller) openLogs() (err error) {
+	if c.s.Console == consoleLog && c.id == "" {
+		if c.id, err = control.NewID(); err != nil {
+			return &vmm.HostError{What: "--console", Err: err}
+		}
+	}
 	c.log, err = c.s.openLogs(cmp.Or(c.s.Name, c.id), c.ring)
 	return err
 }
 
 // run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
 func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.vm, c.hub, c.cancel, c.started = vm, hub, cancel, time.Now()
 	if c.server != nil {
 		c.serve()
-	} else if !c.closed {
+	} else if c.lasting {
 		time.AfterFunc(controlDelay, c.open)
+	}
+}
+
+// outlasted is called when uvm has run for pinnedTime. Before that a timer for the socket would only be one more thing
+// that a short run pays for.
+func (c *controller) outlasted() {
+	unpin()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lasting = true; c.vm != nil && c.server == nil {
+		time.AfterFunc(controlDelay-time.Since(c.started), c.open)
 	}
 }
 
@@ -148,6 +171,8 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
 	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
@@ -162,7 +187,7 @@ func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
 	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started), Streams: c.server.Streams(),
 	}, nil
 }
 

@@ -23,7 +23,7 @@ const (
 // goroutine may use it. The zero value is ready, and takes memory as words come.
 type Ring struct {
 	mu     sync.Mutex
-	pieces [chunks]piece
+	pieces []piece       // up to chunks, then the oldest is used again
 	last   int           // the piece that is being filled
 	more   chan struct{} // closed by the next write; nil if nobody waits
 }
@@ -46,17 +46,7 @@ func (r *Ring) Write(source Source, b []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(b) > 0 {
-		p := &r.pieces[r.last]
-		if p.data != nil && (p.source != source || len(p.data) == chunkSize) {
-			end := p.start + uint64(len(p.data))
-			r.last = (r.last + 1) % chunks
-			p = &r.pieces[r.last]
-			p.start, p.data = end, p.data[:0]
-		}
-		if p.data == nil {
-			p.data = make([]byte, 0, chunkSize)
-		}
-		p.source = source
+		p := r.piece(source)
 		n := min(len(b), chunkSize-len(p.data))
 		p.data, b = append(p.data, b[:n]...), b[n:]
 	}
@@ -66,17 +56,33 @@ func (r *Ring) Write(source Source, b []byte) {
 	}
 }
 
+// piece is where the next words of source go: it has room.
+func (r *Ring) piece(source Source) *piece {
+	end := uint64(0)
+	if len(r.pieces) > 0 {
+		p := &r.pieces[r.last]
+		if p.source == source && len(p.data) < chunkSize {
+			return p
+		}
+		end = p.start + uint64(len(p.data))
+		r.last = (r.last + 1) % chunks
+	}
+	if r.last == len(r.pieces) {
+		r.pieces = append(r.pieces, piece{})
+	}
+	p := &r.pieces[r.last]
+	p.source, p.start, p.data = source, end, p.data[:0]
+	return p
+}
+
 // Next returns a copy of the words at a position, which is 0 for the oldest: those of one source, at most chunkSize
 // bytes, and the position behind them. lost is how many bytes had been overwritten at pos. Where there is
 // nothing yet, more is closed when there is.
 func (r *Ring) Next(pos uint64) (source Source, data []byte, lost, next uint64, more <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range chunks {
-		p := &r.pieces[(r.last+1+i)%chunks]
-		if len(p.data) == 0 {
-			continue
-		}
+	for i := range r.pieces {
+		p := &r.pieces[(r.last+1+i)%len(r.pieces)]
 		if pos < p.start {
 			lost, pos = p.start-pos, p.start
 		}
