@@ -180,6 +180,9 @@ func TestHostile(t *testing.T) {
 	if sum != total {
 		t.Errorf("%v errors; want %v", sum, total)
 	}
+	if gone := sample(scrape(t, h), `uvm_scrape_errors_total{reason="gone"}`); gone != want["gone"] {
+		t.Errorf("errors by gone at the second scrape = %v; want %v as at the first", gone, want["gone"])
+	}
 	got := map[string]float64{}
 	all, err := listDir(dir)
 	if err != nil {
