@@ -140,7 +140,7 @@ func (d *debugging) ended(ctx context.Context, run func(context.Context) (vmm.Re
 	return end
 }
 
-// report tells of a guest that has ended badly, in more words than the message that came before, and writes a core file. say is for the user.
+// report tells of a guest that has ended badly, in more words than the message that came before, and writes a core file.
 func (d *debugging) report(say func(string)) {
 	if !d.crash.Abnormal() {
 		return
@@ -154,7 +154,7 @@ func (d *debugging) report(say func(string)) {
 		return
 	}
 	if path, err := d.crash.Dump(d.vm, d.s.Core, coreName(d.s.Kernel)); err != nil {
-		fail(exitHost, "--core: %v", err)
+		say(fmt.Sprintf("uvm: --core: %v\n", err))
 	} else {
 		say(fmt.Sprintf("uvm: core file %s (gdb %s %s)\n", path, d.s.Kernel, path))
 	}
