@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -181,7 +180,7 @@ func (c *controller) serve() {
 // pauseTime is how long a device may take to finish what it has begun.
 const pauseTime = 4 * time.Second
 
-var errBusy = fmt.Errorf("a device has not finished what it does within %v; the VM goes on", pauseTime)
+var errBusy = errors.New("a device has not finished in time what it does; the VM goes on") // formatted, it would cost each start
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
