@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -42,13 +42,8 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 	}
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
-	}
-	if missing != nil {
+	missing := slices.DeleteFunc(slices.Clone(m.Entries), func(e loader.Device) bool { return e.Attached || e.Type >= loader.DeviceReserved })
+	if len(missing) > 0 {
 		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
@@ -172,10 +167,7 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 	}
 	if mac = c.MAC; mac == [6]byte{} {
-		if _, err := unix.Getrandom(mac[:], 0); err != nil {
-			t.Close()
-			return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
-		}
+		copy(mac[:], le64s(rand.Uint64()))
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil

@@ -114,7 +114,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		return err
 	}
 	if keys {
-		if vm.code, err = codeView(vm.mem, img); err != nil {
+		if vm.code, err = hvtView(vm.mem, img, true); err != nil {
 			return err
 		}
 		vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })

@@ -106,7 +106,7 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		rd.load(vm.mem),
 		vm.mem.Put(pcCmdline, []byte(cmdline+"\x00")),
 		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
-		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, len(vm.pc.virtio))),
 		boot(img, cmdline, rd))
 	vm.view = memory.NewView(vm.mem)
 	for _, r := range vm.mem.Ranges() {
@@ -150,14 +150,6 @@ func (vm *VM) wirePC() error {
 
 func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }
 
-// mmioDevices tells ACPI where the devices are.
-func (p *pc) mmioDevices() (d []mmioDevice) {
-	for i := range p.virtio {
-		d = append(d, mmioDevice{uint32(virtioAddr(i)), pcIRQs[i]})
-	}
-	return d
-}
-
 // commandLine tells a kernel where the devices are (Linux's
 // Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device). Other
 // kernels read exactly this form: 4K, 0x and a decimal interrupt line.
@@ -181,7 +173,7 @@ func (p *pc) port(id int, io *kvm.IO) error {
 	} else {
 		p.cut = 0
 	}
-	err := access(&p.ports, io)
+	err := p.ports.Access(io.Port, io.Size, io.Data, io.Out)
 	if err == devices.ErrInterrupted {
 		p.cut = id + 1
 	}

@@ -311,7 +311,7 @@ func (vm *VM) port(v *kvm.VCPU, io *kvm.IO) error {
 	case vm.sealed != nil && io.Port < sealedVectors:
 		return vm.sealed.trap(io.Port)
 	}
-	return vm.portFault(v, access(&vm.ports, io))
+	return vm.portFault(v, vm.ports.Access(io.Port, io.Size, io.Data, io.Out))
 }
 
 // runProbe is Run while the VM is being built: what interrupts it is a signal of
@@ -320,12 +320,4 @@ func runProbe(v *kvm.VCPU) (errno syscall.Errno) {
 	for errno = v.Run(); errno == syscall.EINTR; errno = v.Run() {
 	}
 	return errno
-}
-
-// access hands a port access to the bus.
-func access(b *devices.PortBus, io *kvm.IO) error {
-	if io.Out {
-		return b.Out(io.Port, io.Size, io.Data)
-	}
-	return b.In(io.Port, io.Size, io.Data)
 }

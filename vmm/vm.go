@@ -154,7 +154,7 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
 		return err
 	}
-	if vm.view, err = hvtView(vm.mem, img); err != nil {
+	if vm.view, err = hvtView(vm.mem, img, false); err != nil {
 		return err
 	}
 	if cfg.Ring == RingSealed {

@@ -187,7 +187,7 @@ func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
 	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started), Streams: c.server.Streams(),
 	}, nil
 }
 

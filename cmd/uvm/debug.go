@@ -141,22 +141,22 @@ func (d *debugging) ended(ctx context.Context, run func(context.Context) (vmm.Re
 }
 
 // report tells of a guest that has ended badly, in more words than the message that came before, and writes a core file.
-func (d *debugging) report() {
+func (d *debugging) report(say func(string)) {
 	if !d.crash.Abnormal() {
 		return
 	}
 	if d.crash.Err != nil || d.crash.Result.Trap != nil { // an abort is the guest's own affair
 		for _, line := range d.crash.Report(d.vm) {
-			fmt.Fprintf(os.Stderr, "  %s\n", line)
+			say("  " + line + "\n")
 		}
 	}
 	if d.s.Core == "" {
 		return
 	}
 	if path, err := d.crash.Dump(d.vm, d.s.Core, coreName(d.s.Kernel)); err != nil {
-		fail(exitHost, "--core: %v", err)
+		say(fmt.Sprintf("uvm: --core: %v\n", err))
 	} else {
-		fmt.Fprintf(os.Stderr, "uvm: core file %s (gdb %s %s)\n", path, d.s.Kernel, path)
+		say(fmt.Sprintf("uvm: core file %s (gdb %s %s)\n", path, d.s.Kernel, path))
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *settings) run() int {
 	if end.message != "" {
 		ctl.log.say("uvm: " + end.message + "\n")
 	}
-	dbg.report()
+	dbg.report(ctl.log.say)
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}

@@ -212,7 +212,7 @@ func (r *solo5Run) dumpCore(vm *vmm.VM, res vmm.Result, err error, stderr io.Wri
 	if path, err := crash.Dump(vm, r.core, name); err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", solo5Name, err)
 	} else {
-		fmt.Fprintf(stderr, "%s: Core dumped to: %s\n", solo5Name, path)
+		fmt.Fprintf(stderr, "%s: dumpcore: dumped guest core to: %s\n", solo5Name, path)
 	}
 }
 

@@ -18,6 +18,7 @@ type Info struct {
 	CPUs    int           `json:"cpus"`         // the guest's
 	Started string        `json:"started"`      // RFC 3339
 	Uptime  time.Duration `json:"uptime_ns"`
+	Streams int           `json:"streams"` // clients that wait, follow or trace
 }
 
 // StateSilent is the state of a VM that does not answer: its process is stopped (SIGSTOP), or many ask.

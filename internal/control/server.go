@@ -256,6 +256,13 @@ func (s *Server) beginStream(f *os.File) error {
 	return nil
 }
 
+// Streams is how many clients have a stream, or a connection that was taken over.
+func (s *Server) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams
+}
+
 // serve is the life of a connection.
 func (s *Server) serve(c *conn) {
 	for {

@@ -43,6 +43,7 @@ type Debugger struct {
 	released  chan struct{}  // a client has gone
 	waiting   chan struct{}  // closed when the event of the last Resume is in events; nil = none was asked for
 	paused    bool           // somebody else had paused the VM when the client came
+	killed    bool           // it is not to go on
 
 	mu sync.Mutex // guards the following against the vCPUs' threads
 	state
@@ -261,8 +262,10 @@ func (d *Debugger) Detach() {
 	if err != nil && !errors.Is(err, vmm.ErrNotPaused) {
 		d.Log.Warn("gdb: the debugger could not be taken out of the guest", "error", err)
 	}
-	d.startOnce.Do(func() { close(d.start) })
-	if !d.paused && d.vm.State() == vmm.Paused {
+	if !d.killed {
+		d.startOnce.Do(func() { close(d.start) })
+	}
+	if !d.paused && !d.killed && d.vm.State() == vmm.Paused {
 		d.vm.Resume()
 	}
 	select {
@@ -272,7 +275,10 @@ func (d *Debugger) Detach() {
 }
 
 // Kill ends the VM.
-func (d *Debugger) Kill() { d.Config.Kill() }
+func (d *Debugger) Kill() {
+	d.killed = true
+	d.Config.Kill()
+}
 
 // Signals as gdb numbers them.
 const (

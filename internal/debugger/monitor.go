@@ -1,6 +1,7 @@
 package debugger
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -18,7 +19,7 @@ var commands = []command{
 	{"vcpus", "what each vCPU is doing", (*Debugger).showVCPUs},
 	{"memory", "guest memory, and what is mapped where", (*Debugger).showMemory},
 	{"points", "breakpoints and watchpoints, and what this machine has room for", (*Debugger).showPoints},
-	{"stats", "what the VM has done so far", nil},
+	{"stats", "what the VM, its vCPUs and its devices have done so far, as JSON", nil},
 	{"marks", "the boot timeline", nil},
 }
 
@@ -116,7 +117,13 @@ func (d *Debugger) showPoints(m *vmm.Machine) string {
 }
 
 func (d *Debugger) showStats() string {
-	return fmt.Sprintf("state %v\ntraps %d\nunanswered accesses %d\n", d.vm.State(), d.vm.Traps(), d.vm.Unanswered())
+	s := d.vm.Stats()
+	s.Marks = nil // monitor marks
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	return string(b) + "\n"
 }
 
 func (d *Debugger) showMarks() string {

@@ -18,7 +18,7 @@ import (
 // QEMU's microvm as its documentation recommends it, with each kind of asynchronous I/O, in its
 // main loop and in an I/O thread.
 var blkMachines = []struct{ name, command string }{
-	{"bare", "blkspeed /disk/data $MS"},
+	{"bare", "blkspeed /disk/data $MS $CACHE"},
 	{"uvm", `uvm run kernel -m 256M --initrd initrd --disk "/disk/data,cache=$CACHE" --cmdline "quiet ms=$MS"`},
 	{"peer", `./peer run kernel -m 256M --initrd initrd --disk "/disk/data,cache=$CACHE" --cmdline "quiet ms=$MS"`},
 	{"qemu threads", fmt.Sprintf(blkQEMU, "threads", "")},
@@ -48,7 +48,8 @@ var blkFigures = []struct {
 // one boot of the lab: the same kernel, the same file on ext4, the same cache mode, a fresh VM
 // each time. `make -C bench blk` runs it; UVM_ROUNDS is the number of turns, UVM_MS how long
 // each measurement takes, UVM_ICOUNT=1 has time follow instructions, UVM_JSON is a file for the
-// raw figures, UVM_MACHINES picks machines by the start of their names, UVM_CACHES the modes.
+// raw figures. UVM_MACHINES picks machines by the start of their names, as bare;uvm, UVM_CACHES the
+// modes, and UVM_PEER is another uvm to measure beside.
 func TestBlkSpeed(t *testing.T) {
 	dir := t.TempDir()
 	kernel, err := LinuxKernel("lupine-general")

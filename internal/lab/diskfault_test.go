@@ -19,9 +19,8 @@ mount -t tmpfs -o size=16m small small
 truncate -s 1G small/disk.raw
 guest small/disk.raw
 state write 0 read 0 flush 0
-head -c 64M /dev/zero >small/filler || true
 state write 5 read 0 flush 0
-rm small/filler
+mount -o remount,size=1g small
 state write 0 read 0 flush 0
 `,
 	},
@@ -74,16 +73,15 @@ uvm run kernel --disk small/disk.raw,cache=none 2>&1 | grep 'this file system ha
 
 // diskFaultPrologue has the words of the scripts.
 const diskFaultPrologue = `mount -t devtmpfs dev /dev 2>/dev/null || true
-rm -rf work
-mkdir work
-cd work
-cp ../kernel ../initrd .
+mountpoint -q /mnt || { mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; }
+cd $(mktemp -d /mnt/XXXXXX)
+ln -s /vm/kernel /vm/initrd .
 guest() {
 	uvm run kernel -m 64M --initrd initrd --disk "$1" --cmdline quiet >out 2>err &
 	vm=$!
 }
 state() {
-	for i in $(seq 600); do
+	for i in $(seq 1200); do
 		tr -d '\r' <out | grep ^state | tail -n 1 | grep -q "^state $*\$" && { echo "$*"; return; }
 		kill -0 $vm || break
 		sleep 0.1
@@ -120,7 +118,7 @@ func TestDiskFaults(t *testing.T) {
 	var jobs []Job
 	for _, f := range diskFaults {
 		jobs = append(jobs, Job{
-			Name: f.name, Dir: "/vm", Bound: 2 * time.Minute, Argv: []string{"bash", "-ec", diskFaultPrologue + f.script + "echo through\n"},
+			Name: f.name, Dir: "/vm", Bound: 4 * time.Minute, Argv: []string{"bash", "-ec", diskFaultPrologue + f.script + "echo through\n"},
 			Check: func(t *testing.T, r *Result) {
 				t.Log(r.Stdout)
 				if r.Status != 0 || !strings.HasSuffix(r.Stdout, "through\n") {
@@ -129,5 +127,5 @@ func TestDiskFaults(t *testing.T) {
 			},
 		})
 	}
-	Run(t, Options{Files: d.files, Tools: []string{"bash", "dmsetup", "losetup"}, Modules: []string{"loop", "dm-mod"}}, jobs...)
+	Run(t, Options{Files: d.files, Disks: []Disk{{Path: d.path("lab.img")}}, Tools: []string{"bash", "dmsetup", "losetup"}, Modules: []string{"loop", "dm-mod"}}, jobs...)
 }
