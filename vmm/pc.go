@@ -38,6 +38,7 @@ var pcIRQs = [...]uint32{5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21,
 type pc struct {
 	mu    sync.Mutex // one vCPU at a time is at the ports
 	ports devices.PortBus
+	cut   int // 1 + the vCPU whose access was interrupted; 0 = none
 
 	uart    *devices.UART
 	uartIRQ *hostio.Event
@@ -161,14 +162,21 @@ func (p *pc) commandLine() (words []string) {
 
 // port is one access to I/O ports, from any vCPU. What no device answers reads as
 // ones, as on a bus where nobody drives the lines.
-func (p *pc) port(io *kvm.IO) error {
+func (p *pc) port(id int, io *kvm.IO) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.used.Store(true)
 	if !io.Out {
 		fill(io.Data, 0xff)
+	} else if p.cut != 0 && p.cut != id+1 {
+		return devices.ErrInterrupted // that one goes on first
+	} else {
+		p.cut = 0
 	}
 	err := p.ports.Access(io.Port, io.Size, io.Data, io.Out)
+	if err == devices.ErrInterrupted {
+		p.cut = id + 1
+	}
 	if _, ok := err.(*devices.PortError); ok {
 		p.unanswered.Add(1)
 		return nil
