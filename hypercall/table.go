@@ -70,6 +70,9 @@ type Table struct {
 	left    uint64 // ns
 	written int
 
+	last  [16]Record // the n-th call's is at n modulo 16
+	count uint64
+
 	frame    [1][]byte                    // argument of the NICs; on the stack it would be allocated
 	requests [batchMax * requestSize]byte // copy of a batch's
 }
@@ -112,7 +115,32 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	}
 	arg := t.arg[:call.size]
 	copy(arg, live)
-	return call.run(t, c, arg, live)
+	r := &t.last[t.count%uint64(len(t.last))]
+	t.count++
+	*r = Record{Call: c, Addr: le.Uint32(data), Arg: t.arg}
+	if err = call.run(t, c, arg, live); err == nil && call.perm == memory.ReadWrite {
+		r.Result = int32(le.Uint32(live[call.size-8:])) // is there in all of them
+	}
+	r.Done = err == nil
+	return err
+}
+
+// Record is a hypercall that was made.
+type Record struct {
+	Call   Call
+	Done   bool     // else it ended the guest, or was interrupted
+	Addr   uint32   // of its structure
+	Arg    [40]byte // what that held before the call, and behind it what other calls have left
+	Result int32    // of a call that has one
+}
+
+// Last are the last 16 hypercalls, or as many as there were, the latest one first. It is for the vCPU's goroutine,
+// or when that has ended.
+func (t *Table) Last() (calls []Record) {
+	for i := t.count; i > 0 && t.count-i < uint64(len(t.last)); i-- {
+		calls = append(calls, t.last[(i-1)%uint64(len(t.last))])
+	}
+	return calls
 }
 
 // Arg is the structure of the last hypercall as it was before the call, borrowed, with

@@ -140,6 +140,21 @@ type exitMMIO struct {
 	isWrite  uint8
 }
 
+// guestDebug is struct kvm_guest_debug.
+type guestDebug struct {
+	control uint32
+	_       uint32
+	regs    [8]uint64
+}
+
+// DebugExit is the union's debug member, struct kvm_debug_exit_arch.
+type DebugExit struct {
+	Exception uint32 // 1 = #DB, 3 = #BP
+	_         uint32
+	PC        uint64 // linear address
+	DR6, DR7  uint64
+}
+
 // exitFailEntry is the union's fail_entry member.
 type exitFailEntry struct {
 	hardwareReason uint64

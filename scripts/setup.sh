@@ -91,6 +91,8 @@ install_go() {
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(uname -m)" = x86_64 ] || { echo "setup: uvm runs on x86-64 only, this is $(uname -m)" >&2; exit 1; }
 install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/linux/kvm.h=linux-libc-dev ip=iproute2 ping=iputils-ping mke2fs=e2fsprogs curl=curl patch=patch xz=xz-utils
+# Tests debug guests with the real gdb (docs/debugging.md).
+[ "${0##*/}" = demo.sh ] || install_packages gdb=gdb readelf=binutils
 # The lab (docs/testing.md), which the demo does not need; it fetches its kernel itself. A busybox alone may be the dynamic one.
 # The second line is for the kernels of the guests that it runs (docs/lupine.md).
 if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_LAB:-}" != 1 ]; then

@@ -104,16 +104,20 @@ func (vm *VM) freeze(on bool) {
 // Machine is a VM that stands still, for debuggers and the like. It is valid while
 // Inspect calls its function, and only there.
 type Machine struct {
-	VCPUs  []*kvm.VCPU // their registers are those between two instructions of the guest's
-	Memory *memory.Memory
-	Sealed bool // the guest runs in ring 3, and believes itself to be in ring 0
-	PC     bool // else an hvt guest, whose virtual addresses are physical ones
+	VCPUs    []*kvm.VCPU // their registers are those between two instructions of the guest's
+	Memory   *memory.Memory
+	Tables   *memory.Memory // a sealed guest's page tables that do not fit into Memory, from TablesAt on; else nil
+	VM       *kvm.VM
+	TablesAt memory.Addr
+	Sealed   bool // the guest runs in ring 3, and believes itself to be in ring 0
+	PC       bool // else an hvt guest, whose virtual addresses are physical ones
 }
 
-// Registers as KVM has them.
+// A vCPU, and registers as KVM has them.
 type (
 	Regs  = kvm.Regs
 	Sregs = kvm.Sregs
+	VCPU  = kvm.VCPU
 )
 
 // ErrNotPaused is what Inspect returns for a VM that runs or is closed.
@@ -128,5 +132,5 @@ func (vm *VM) Inspect(f func(*Machine) error) error {
 	if vm.state == Running || vm.state == Closed {
 		return ErrNotPaused
 	}
-	return f(&Machine{VCPUs: vm.vcpus, Memory: vm.mem, Sealed: vm.sealed != nil, PC: vm.pc != nil})
+	return f(&Machine{VCPUs: vm.vcpus, Memory: vm.mem, Tables: vm.tables, TablesAt: vm.tablesAt(), VM: vm.kvm, Sealed: vm.sealed != nil, PC: vm.pc != nil})
 }

@@ -130,6 +130,15 @@ func (vm *VM) Traps() uint64 {
 	return vm.sealed.traps
 }
 
+// LastCalls are the last 16 hypercalls of an hvt guest, the latest one first. Call it when
+// Run has returned.
+func (vm *VM) LastCalls() []hypercall.Record {
+	if vm.table == nil {
+		return nil
+	}
+	return vm.table.Last()
+}
+
 // Unanswered is how often a PC's guest has touched a port or an address where
 // nothing is. It may be called from any goroutine.
 func (vm *VM) Unanswered() uint64 {
@@ -277,6 +286,11 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 			return &devices.Stop{Reason: devices.StopReset}
 		}
 		return vm.fault(v, &GuestError{Kind: FaultShutdown})
+	case kvm.ExitDebug:
+		if exit := v.Debug(); vm.cfg.Debug != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
+			return nil
+		}
+		return vm.fault(v, &GuestError{Kind: FaultExit})
 	case kvm.ExitHLT:
 		return vm.fault(v, &GuestError{Kind: FaultHLT})
 	default:

@@ -35,6 +35,7 @@ type controller struct {
 	ring *runlog.Ring // for logs; nil with --control off
 	log  *logs
 
+	dbg     *debugging
 	vm      *vmm.VM
 	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
@@ -148,6 +149,8 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
 	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()

@@ -46,6 +46,8 @@ func commands() []command {
 		{"stats", "VM", "show what a VM has done so far", statsMain},
 		{"top", "[flags]", "show a live table of the VMs that run", companionMain(topProgram)},
 		{"logs", "VM", "show the last words of a VM and its guest", logsMain},
+		{"gdb", "KERNEL|VM", "debug a unikernel, or a VM that runs, with gdb", gdbMain},
+		{"dump", "VM", "write a core file of a VM that runs", dumpMain},
 		{"inspect", "KERNEL", "show what a kernel file is and asks for", inspectMain},
 		{"boot-report", "REPORT… -o FILE.svg", "make a picture of boot timelines", companionMain(reportProgram)},
 		{"doctor", "", "check what this host can run, and say what is missing", doctorMain},

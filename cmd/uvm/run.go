@@ -55,7 +55,17 @@ func (s *settings) run() int {
 		return fail(exitHost, "--output: %v", err)
 	}
 	cfg := s.vmConfig()
-	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
+	dbg, err := s.newDebugging(ctl.log.Logger)
+	if err != nil {
+		undo()
+		return fail(startStatus(err), "%v", err)
+	}
+	undoControl := undo
+	undo = func() {
+		dbg.close()
+		undoControl()
+	}
+	cfg.Log, cfg.Console, cfg.ConsoleCopy, cfg.Debug = ctl.log.Logger, console, ctl.log.console(), dbg.event
 	var ports []string
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {
@@ -79,7 +89,7 @@ func (s *settings) run() int {
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.
 	context.AfterFunc(ctx, tty.restore)
-	if s.Console == "" || s.Console == "stdio" {
+	if (s.Console == "" || s.Console == "stdio") && s.GDB != gdbStdio {
 		cfg.Input = func() (*os.File, error) { return tty.input(cancel) }
 	}
 	vm, err := vmm.New(cfg)
@@ -96,14 +106,17 @@ func (s *settings) run() int {
 	// back at once.
 	<-ready
 	hub := trace.NewHub(vm)
+	ctl.dbg = dbg
+	dbg.run(ctx, vm, cancel)
 	ctl.run(vm, hub, cancel)
 	s.trace.start(hub)
-	end := outcomeOf(vm.Run(ctx))
-	if s.Vsock != "" {
-		vm.Close() // a socket is a file, which nobody else takes back
-	}
+	end := dbg.ended(ctx, vm.Run)
 	if end.message != "" {
 		ctl.log.say("uvm: " + end.message + "\n")
+	}
+	dbg.report(ctl.log.say)
+	if s.Vsock != "" {
+		vm.Close() // a socket is a file, which nobody else takes back
 	}
 	end.Status = s.trace.finish(s.report(vm, end))
 	ctl.log.end(end)
@@ -132,6 +145,9 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
 	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none, file:PATH, or log for lines of the monitor's log (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
+	f.StringVar(&s.GDB, "gdb", s.GDB, "let gdb connect to this TCP `PORT` on 127.0.0.1 (0: any), to unix:PATH, or by stdio, where the guest's output goes to stderr (docs/debugging.md)")
+	f.BoolVar(&s.GDBWait, "gdb-wait", s.GDBWait, "do not run the guest before gdb says so")
+	f.StringVar(&s.Core, "core", s.Core, "write a core file to this `FOLDER` when the guest ends by a fault, a trap or an abort")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
 	f.BoolVar(&s.Timing, "timing", s.Timing, "take the time of each exit and device operation, for uvm stats")
@@ -207,6 +223,8 @@ func readSettings(args []string, bind func(*settings) *pflag.FlagSet) (*settings
 func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 	undo = func() {}
 	switch path, isFile := strings.CutPrefix(s.Console, "file:"); {
+	case (s.Console == "" || s.Console == "stdio") && s.GDB == gdbStdio:
+		return os.Stderr, undo, nil
 	case s.Console == "" || s.Console == "stdio":
 		return os.Stdout, undo, nil
 	case s.Console == "none", s.Console == consoleLog:

@@ -40,6 +40,9 @@ type settings struct {
 	Disks        diskList `json:"disk,omitempty"`
 	Console      string   `json:"console,omitempty"`
 	Timeout      duration `json:"timeout,omitempty"`
+	GDB          string   `json:"gdb,omitempty"`
+	GDBWait      bool     `json:"gdb-wait,omitempty"`
+	Core         string   `json:"core,omitempty"`
 	BootReport   string   `json:"boot-report,omitempty"`
 	BootSummary  bool     `json:"boot-summary,omitempty"`
 	Timing       bool     `json:"timing,omitempty"`

@@ -28,6 +28,8 @@ func vmFlags(name string) *pflag.FlagSet {
 		f.Bool("json", false, "print JSON")
 	case "logs":
 		f.BoolP("follow", "f", false, "go on until the VM ends")
+	case "dump":
+		f.String("core", ".", "`FOLDER` for the core file")
 	case "stop":
 		f.Bool("kill", false, "end the VM's process by SIGKILL, without asking")
 		f.Duration("timeout", 10*time.Second, "kill a VM that has not ended after this time")

@@ -76,6 +76,9 @@ func (c Conn) Close() error { return c.f.Close() }
 // SetDeadline bounds Read and Write, as for an os.File; the zero time removes the bound.
 func (c Conn) SetDeadline(t time.Time) error { return c.f.SetDeadline(t) }
 
+// SetWriteDeadline bounds Write alone.
+func (c Conn) SetWriteDeadline(t time.Time) error { return c.f.SetWriteDeadline(t) }
+
 // Server is the socket of one VM.
 type Server struct {
 	entry    Entry
