@@ -1,6 +1,9 @@
 package devices
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Saver is the part of every device that makes snapshots possible.
 type Saver interface {
@@ -11,13 +14,18 @@ type Saver interface {
 	LoadState(state []byte) error
 }
 
+// ErrInterrupted says that a wait was cut short for the monitor's own sake. The access, or
+// the rest of the write, is not carried out yet.
+var ErrInterrupted = errors.New("interrupted")
+
 // PortDevice answers accesses to I/O ports. Only the vCPU's goroutine calls
 // PortOut and PortIn. An error ends the VM.
 type PortDevice interface {
 	Saver
 	// PortOut takes what the guest wrote: len(data)/size items of size bytes
 	// (1, 2 or 4). More than one item comes from OUTS with REP. data is
-	// borrowed until the call returns.
+	// borrowed until the call returns. After ErrInterrupted the same access comes once
+	// more, before any other, for the device to go on where it was.
 	PortOut(port uint16, size int, data []byte) error
 	// PortIn fills data in with what the guest reads.
 	PortIn(port uint16, size int, data []byte) error
@@ -72,21 +80,17 @@ func (b *PortBus) Add(first, last uint16, dev PortDevice) error {
 	return nil
 }
 
-// Out hands a write to the device of the port. It allocates nothing unless it
-// fails.
-func (b *PortBus) Out(port uint16, size int, data []byte) error {
-	if dev := b.find(port); dev != nil {
+// Access hands a write, out, or a read to the device of the port. It allocates nothing
+// unless it fails.
+func (b *PortBus) Access(port uint16, size int, data []byte, out bool) error {
+	switch dev := b.find(port); {
+	case dev == nil:
+		return NewPortError(port, size, data, out)
+	case out:
 		return dev.PortOut(port, size, data)
-	}
-	return NewPortError(port, size, data, true)
-}
-
-// In has the device of the port answer a read.
-func (b *PortBus) In(port uint16, size int, data []byte) error {
-	if dev := b.find(port); dev != nil {
+	default:
 		return dev.PortIn(port, size, data)
 	}
-	return NewPortError(port, size, data, false)
 }
 
 // find is a linear search: a machine has a handful of ranges, and the busiest

@@ -1,6 +1,9 @@
 package devices
 
-import "syscall"
+import (
+	"io"
+	"syscall"
+)
 
 // Errno is how host endpoints report failures: 0 is success. It is the plain
 // number and not an error value, so that the hot path allocates nothing.
@@ -80,3 +83,47 @@ type DiskQueue interface {
 	// Close is for a queue that has no request.
 	Close() error
 }
+
+// Meter stands between devices and the host's ends of them and counts. Its methods
+// are called while a VM is built, but for Stats.
+type Meter interface {
+	NIC(name string, n NIC) NIC
+	Disk(name string, d Disk) Disk
+	Console(name string, w io.Writer) io.Writer
+	Stats() []DeviceStats // from any goroutine
+}
+
+// NoMeter is a Meter that does not count.
+type NoMeter struct{}
+
+// NIC returns n.
+func (NoMeter) NIC(_ string, n NIC) NIC { return n }
+
+// Disk returns d.
+func (NoMeter) Disk(_ string, d Disk) Disk { return d }
+
+// Console returns w.
+func (NoMeter) Console(_ string, w io.Writer) io.Writer { return w }
+
+// Stats returns nothing.
+func (NoMeter) Stats() []DeviceStats { return nil }
+
+// DeviceStats is what a Meter has counted of one device.
+type DeviceStats struct {
+	Name string             `json:"name"` // as messages call it
+	Kind string             `json:"kind"` // net, disk or console
+	Ops  map[string]OpStats `json:"ops"`  // rx and tx of a net; write of a console; read, write, flush, discard, zero and zero-free of a disk
+}
+
+// OpStats is one kind of operation. Bucket i of Latency has those that took less than
+// 2^i ns and not less than half of that, the last one all that took longer; empty ones
+// at the end are left out.
+type OpStats struct {
+	Count   uint64   `json:"count"` // frames or requests, also those that failed
+	Bytes   uint64   `json:"bytes"` // of those that did not
+	Errors  uint64   `json:"errors"`
+	Latency []uint64 `json:"latency_log2_ns,omitempty"`
+}
+
+// LatencyBuckets is the largest length of OpStats.Latency.
+const LatencyBuckets = 36

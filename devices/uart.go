@@ -111,12 +111,17 @@ func (u *UART) update() {
 // PortOut writes registers. Everything that it sends goes to the writer in one
 // call, outside the lock: a slow reader does not hold up Input.
 func (u *UART) PortOut(port uint16, size int, data []byte) error {
-	u.mu.Lock()
-	eachByte(port, size, data, u.write)
-	u.update()
-	u.mu.Unlock()
+	if len(u.tx) == 0 { // else this is an access that was interrupted
+		u.mu.Lock()
+		eachByte(port, size, data, u.write)
+		u.update()
+		u.mu.Unlock()
+	}
 	if len(u.tx) > 0 {
-		u.out.Write(u.tx)
+		if n, err := u.out.Write(u.tx); err == ErrInterrupted {
+			u.tx = append(u.tx[:0], u.tx[n:]...)
+			return err
+		}
 		u.tx = u.tx[:0]
 	}
 	return nil
@@ -219,7 +224,7 @@ func (u *UART) SaveState() ([]byte, error) {
 // pending.
 func (u *UART) LoadState(state []byte) error {
 	var n UART
-	if err := loadState("uart", n.reg[:], state, uartBits); err != nil {
+	if err := LoadState("uart", n.reg[:], state, uartBits); err != nil {
 		return err
 	}
 	if int(n.reg[uartN]) > n.size() {

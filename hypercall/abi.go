@@ -12,12 +12,12 @@ import (
 const (
 	PortBase  = 0x500
 	FirstPort = PortBase
-	LastPort  = PortBase + numCalls - 1
+	LastPort  = PortBase + NumCalls - 1
 )
 
-// FeatureBatch in host_features says that Batch exists. Solo5 counts its own
+// Bits of host_features: the network ring is there, and Batch. Solo5 counts its own
 // features from bit 0 up.
-const FeatureBatch = 1 << 31
+const FeatureRing, FeatureBatch = 1 << 0, 1 << 31
 
 // Call is the number of a hypercall.
 type Call uint8
@@ -33,12 +33,12 @@ const (
 	NetRead
 	HaltCall
 	Batch
-	numCalls = iota + 1
+	NumCalls = iota + 1 // with the reserved one
 )
 
 func (c Call) String() string {
-	names := [numCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
-	if c < numCalls {
+	names := [NumCalls]string{"hypercall 0", "WALLTIME", "PUTS", "POLL", "BLOCK_WRITE", "BLOCK_READ", "NET_WRITE", "NET_READ", "HALT", "BATCH"}
+	if c < NumCalls {
 		return names[c]
 	}
 	return fmt.Sprintf("hypercall %d", uint8(c))
@@ -109,5 +109,5 @@ type Halt struct {
 func (h *Halt) Error() string { return fmt.Sprintf("guest halted with status %d", h.Status) }
 
 // TrapFrame is what a Solo5 guest leaves at HALT's cookie when it dies of a
-// trap (hvt ABI 2, HALT).
+// trap (hvt ABI 2, HALT), in its order there.
 type TrapFrame struct{ CR2, ErrorCode, RIP, CS, RFLAGS, RSP, SS uint64 }

@@ -1,6 +1,7 @@
 package hypercall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -27,7 +28,12 @@ func (t *Table) puts(c Call, arg, _ []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.Console.Write(data); err != nil {
+	n, err := t.Console.Write(data[min(t.written, len(data)):])
+	if err == devices.ErrInterrupted {
+		t.written += n
+		return err
+	}
+	if t.written = 0; err != nil {
 		if errors.Is(err, syscall.EPIPE) {
 			return &ConsoleError{err}
 		}
@@ -48,38 +54,65 @@ func (e *ConsoleError) Error() string { return "console: " + e.Err.Error() }
 func (e *ConsoleError) Unwrap() error { return e.Err }
 
 // poll waits until a NIC has a frame or the timeout is over. It is level-
-// triggered. A wake-up for the monitor's own sake looks to the guest like an
-// early time-out without events.
+// triggered. After a wake-up for the monitor's own sake it goes on with the time that
+// was left.
 func (t *Table) poll(_ Call, arg, live []byte) error {
-	ready, n := t.wait(le.Uint64(arg[0:]))
+	if !t.polling {
+		t.left = le.Uint64(arg[0:])
+	}
+	ready, n := t.wait()
+	if t.polling = n == 0 && t.pollFDs[len(t.pollFDs)-1].Revents != 0; t.polling {
+		return devices.ErrInterrupted
+	}
 	le.PutUint64(live[pollOffReady:], ready)
 	le.PutUint32(live[pollOffRet:], n)
 	return nil
 }
 
-// wait polls for up to timeout ns and returns the set of ready handles and its
-// size.
-func (t *Table) wait(timeout uint64) (ready uint64, n uint32) {
-	// Linux writes the time that is left back into ts, so that a restart after
-	// EINTR does not begin anew.
-	ts := unix.Timespec{Sec: int64(timeout / 1e9), Nsec: int64(timeout % 1e9)}
-	for {
-		_, err := unix.Ppoll(t.pollFDs, &ts, nil)
-		if err == nil {
-			break
+// wait polls for up to the time that is left and returns the set of ready handles and
+// its size. A NIC that may not be read yet has nothing ready.
+func (t *Table) wait() (ready uint64, n uint32) {
+	nics := t.pollHandles[:len(t.pollHandles)-1]
+	for done := false; !done; {
+		slice := t.left
+		for i, h := range nics {
+			if l := t.Limits[h][NetRead&1]; l != nil {
+				t.pollFDs[i].Fd = int32(t.NICs[h].PollFD())
+				if d := l.Wait(); d > 0 {
+					t.pollFDs[i].Fd, slice = -1, min(slice, uint64(d))
+				}
+			}
 		}
-		if err != unix.EINTR {
+		ts := unix.Timespec{Sec: int64(slice / 1e9), Nsec: int64(slice % 1e9)}
+		events, err := unix.Ppoll(t.pollFDs, &ts, nil)
+		if err != nil && err != unix.EINTR {
 			t.hostError("net", 0, "poll", err.(syscall.Errno))
+			t.pollFDs[len(t.pollFDs)-1].Revents = 0
 			return 0, 0
 		}
+		// Linux writes the time that is left back into ts.
+		t.left -= slice - uint64(ts.Nano())
+		done = err == nil && (events > 0 || t.left == 0)
 	}
-	for i, h := range t.pollHandles[:len(t.pollHandles)-1] {
+	for i, h := range nics {
 		if t.pollFDs[i].Revents != 0 {
 			ready |= 1 << h
 			n++
 		}
 	}
 	return ready, n
+}
+
+// pay has the guest wait until its limiter lets it go on, and takes n bytes. If the VM is
+// to stop it goes on at once, and owes them.
+func (t *Table) pay(l *devices.Limiter, n uint64) {
+	for d := l.Wait(); d > 0; d = l.Wait() {
+		ts := unix.NsecToTimespec(int64(d))
+		if events, _ := unix.Ppoll(t.pollFDs[len(t.pollFDs)-1:], &ts, nil); events > 0 {
+			break
+		}
+	}
+	l.Take(n, 1)
 }
 
 // halt ends the guest.
@@ -90,10 +123,8 @@ func (t *Table) halt(c Call, arg, _ []byte) error {
 		if err != nil {
 			return err
 		}
-		h.Frame = &TrapFrame{
-			CR2: le.Uint64(b), ErrorCode: le.Uint64(b[8:]), RIP: le.Uint64(b[16:]), CS: le.Uint64(b[24:]),
-			RFLAGS: le.Uint64(b[32:]), RSP: le.Uint64(b[40:]), SS: le.Uint64(b[48:]),
-		}
+		h.Frame = new(TrapFrame)
+		binary.Decode(b, le, h.Frame) // fails for too few bytes only
 	}
 	return h
 }
@@ -115,6 +146,7 @@ func (t *Table) block(c Call, arg, live []byte) error {
 	if err != nil {
 		return err
 	}
+	t.pay(t.Limits[handle][c&1], n)
 	if c == BlockWrite {
 		t.done(ret, "disk", handle, "write", d.WriteAt(buf, int64(offset)))
 	} else {
@@ -169,16 +201,22 @@ func (t *Table) net(c Call, arg, live []byte) (err error) {
 	if t.frame[0], err = t.buffer(c, "buffer", le.Uint64(arg[8:]), le.Uint64(arg[netOffLen:])); err != nil {
 		return err
 	}
+	limit := t.Limits[handle][c&1]
 	if c == NetWrite {
+		t.pay(limit, uint64(len(t.frame[0])))
 		t.done(ret, "net", handle, "write", t.NICs[handle].WriteFrame(t.frame[:]))
 		return nil
 	}
-	n, errno := t.NICs[handle].ReadFrame(t.frame[:])
+	n, errno := 0, syscall.EAGAIN
+	if limit.Wait() <= 0 {
+		n, errno = t.NICs[handle].ReadFrame(t.frame[:])
+	}
 	if errno == syscall.EAGAIN {
 		le.PutUint32(ret, resultAgain)
 		return nil
 	}
 	if errno == 0 {
+		limit.Take(uint64(n), 1)
 		le.PutUint64(live[netOffLen:], uint64(n))
 	}
 	t.done(ret, "net", handle, "read", errno)

@@ -164,5 +164,5 @@ func typed(err error) bool {
 		port    *devices.PortError
 	)
 	return err == nil || errors.As(err, &pointer) || errors.As(err, &call) || errors.As(err, &halt) ||
-		errors.As(err, &console) || errors.As(err, &port)
+		errors.As(err, &console) || errors.As(err, &port) || err == devices.ErrInterrupted
 }

@@ -39,10 +39,10 @@ var calls = []struct {
 }
 
 // TestStructurePointer puts each structure at every edge. Memory is zero but
-// for the wake-up of POLL: all fields are 0, which is valid or EINVAL.
+// for a frame that ends POLL: all fields are 0, which is valid or EINVAL.
 func TestStructurePointer(t *testing.T) {
 	r := newRig(t)
-	signal(t, r.wake)
+	signal(t, r.ready)
 	for _, c := range calls {
 		good := 0
 		for _, gpa := range edges(42) {

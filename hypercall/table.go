@@ -1,7 +1,6 @@
 package hypercall
 
 import (
-	"fmt"
 	"io"
 	"syscall"
 
@@ -20,10 +19,13 @@ type Config struct {
 	Console io.Writer    // takes PUTS
 	// Disks and NICs have the handle as their index; nil where the handle is
 	// of another type or not attached.
-	Disks    [MaxHandles]devices.Disk
-	NICs     [MaxHandles]devices.NIC
+	Disks [MaxHandles]devices.Disk
+	NICs  [MaxHandles]devices.NIC
+	// Limits are those of a handle's writes, and of its reads; nil = none. A guest waits
+	// in the call for what it writes and for its disks, in POLL for frames.
+	Limits   [MaxHandles][2]*devices.Limiter
 	HasBatch bool // the guest is one that may know Batch
-	// WakeFD becomes readable to end a POLL before its time.
+	// WakeFD becomes readable to interrupt a POLL, or the wait for a limit.
 	WakeFD int
 	// HostError is told what fails on the host's side. dev is "disk", "net" or
 	// "console", handle the device's handle. The guest decides how often it is
@@ -35,7 +37,7 @@ type Config struct {
 // with padding, in bytes; perm what the guest has to be allowed to do with it: a
 // structure that takes a result must be writable. live is the structure in guest
 // memory, for the result; arg the copy of it, for everything else.
-var callTable = [numCalls]struct {
+var callTable = [NumCalls]struct {
 	run  func(t *Table, c Call, arg, live []byte) error
 	size uint64
 	perm memory.Perm
@@ -55,13 +57,21 @@ var callTable = [numCalls]struct {
 // to LastPort.
 type Table struct {
 	Config
-	exists [numCalls]bool
+	exists [NumCalls]bool
 	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
 	pollFDs     []unix.PollFd
 	pollHandles []uint8
+
+	// Of a call that was interrupted: the rest of POLL's time, the bytes that PUTS has written.
+	polling bool
+	left    uint64 // ns
+	written int
+
+	last  [16]Record // the n-th call's is at n modulo 16
+	count uint64
 
 	frame    [1][]byte                    // argument of the NICs; on the stack it would be allocated
 	requests [batchMax * requestSize]byte // copy of a batch's
@@ -70,7 +80,7 @@ type Table struct {
 // New returns a table for the given devices. As with Solo5's tender the block
 // and net calls exist only if there is such a device.
 func New(c Config) *Table {
-	t := &Table{Config: c, exists: [numCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
+	t := &Table{Config: c, exists: [NumCalls]bool{Walltime: true, Puts: true, Poll: true, HaltCall: true}}
 	for h := range c.Disks {
 		if c.Disks[h] != nil {
 			t.exists[BlockWrite], t.exists[BlockRead], t.exists[Batch] = true, true, true
@@ -92,7 +102,7 @@ func (t *Table) addPoll(fd int, handle uint8) {
 // PortOut is one hypercall. The error is a *Halt when the guest ends itself.
 func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	n := port - PortBase
-	if size != 4 || len(data) != 4 || n >= numCalls || Call(n) == Batch && !t.HasBatch {
+	if size != 4 || len(data) != 4 || n >= NumCalls || Call(n) == Batch && !t.HasBatch {
 		return devices.NewPortError(port, size, data, true)
 	}
 	c, call := Call(n), &callTable[n]
@@ -105,8 +115,37 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	}
 	arg := t.arg[:call.size]
 	copy(arg, live)
-	return call.run(t, c, arg, live)
+	r := &t.last[t.count%uint64(len(t.last))]
+	t.count++
+	*r = Record{Call: c, Addr: le.Uint32(data), Arg: t.arg}
+	if err = call.run(t, c, arg, live); err == nil && call.perm == memory.ReadWrite {
+		r.Result = int32(le.Uint32(live[call.size-8:])) // is there in all of them
+	}
+	r.Done = err == nil
+	return err
 }
+
+// Record is a hypercall that was made.
+type Record struct {
+	Call   Call
+	Done   bool     // else it ended the guest, or was interrupted
+	Addr   uint32   // of its structure
+	Arg    [40]byte // what that held before the call, and behind it what other calls have left
+	Result int32    // of a call that has one
+}
+
+// Last are the last 16 hypercalls, or as many as there were, the latest one first. It is for the vCPU's goroutine,
+// or when that has ended.
+func (t *Table) Last() (calls []Record) {
+	for i := t.count; i > 0 && t.count-i < uint64(len(t.last)); i-- {
+		calls = append(calls, t.last[(i-1)%uint64(len(t.last))])
+	}
+	return calls
+}
+
+// Arg is the structure of the last hypercall as it was before the call, borrowed, with
+// what may be left of others behind it.
+func (t *Table) Arg() []byte { return t.arg[:] }
 
 // PortIn is refused: nothing can be read from a hypercall port.
 func (t *Table) PortIn(port uint16, size int, data []byte) error {
@@ -119,10 +158,7 @@ func (t *Table) SaveState() ([]byte, error) { return nil, nil }
 
 // LoadState accepts what SaveState returns.
 func (t *Table) LoadState(state []byte) error {
-	if len(state) != 0 {
-		return fmt.Errorf("hypercalls: saved state has %d bytes, need 0", len(state))
-	}
-	return nil
+	return devices.LoadState("hypercalls", nil, state, nil)
 }
 
 // buffer returns the n bytes at ptr, for the guest to read into or to write from;

@@ -20,9 +20,23 @@ func (v *VCPU) Bind() {
 // that hands the vCPU on unbinds before it says so, or it would take away the
 // next one's Bind.
 func (v *VCPU) Unbind() {
+	v.CPUTime()
 	v.kick.Lock()
 	v.kick.tid = 0
 	v.kick.Unlock()
+}
+
+// CPUTime is the processor time in ns of the thread that Bind named, guest and monitor,
+// from the thread's start to now, or to Unbind. It may be called from any goroutine.
+func (v *VCPU) CPUTime() int64 {
+	v.kick.Lock()
+	defer v.kick.Unlock()
+	// clock_getres(2), "dynamic clocks": the processor time of a thread by its id.
+	var ts unix.Timespec
+	if tid := v.kick.tid; tid != 0 && unix.ClockGettime(int32(^tid<<3|6), &ts) == nil {
+		v.kick.cpu = ts.Nano()
+	}
+	return v.kick.cpu
 }
 
 // Kick makes the present Run, or else the next one, return EINTR. It may be

@@ -10,6 +10,7 @@ import (
 
 // VCPU is the descriptor of one virtual CPU with its kvm_run mapping.
 type VCPU struct {
+	ID   int // as CreateVCPU was told
 	fd   int
 	run  runPage
 	kept bool // the last Run left the registers in kvm_run
@@ -17,7 +18,8 @@ type VCPU struct {
 	// kick orders Kick against Bind, Unbind and Close; see kick.go.
 	kick struct {
 		sync.Mutex
-		tid    int // owner thread, 0 = none
+		tid    int   // owner thread, 0 = none
+		cpu    int64 // what CPUTime has measured last
 		closed bool
 	}
 }
@@ -83,6 +85,25 @@ func (v *VCPU) SetState() {
 	// again; at each exit it would cost the others too much.
 	page := v.run.page()
 	page.validRegs, page.dirtyRegs = syncRegs|syncSregs, syncRegs|syncSregs
+}
+
+// XSave reads the x87 and vector registers, in XSAVE's standard form (Intel SDM volume
+// 1, section 13.4). The error is EINVAL where the guest's need more than 4 KiB (section 4.42).
+func (v *VCPU) XSave() (*[4096]byte, error) {
+	b := new([4096]byte)
+	return b, opError("KVM_GET_XSAVE", ioctlPtr(v.fd, ioGetXSave, b))
+}
+
+// SetXSave writes what XSave reads (section 4.43).
+func (v *VCPU) SetXSave(b *[4096]byte) error {
+	return opError("KVM_SET_XSAVE", ioctlPtr(v.fd, ioSetXSave, b))
+}
+
+// SetGuestDebug has the vCPU take debug exits (section 4.87): control is of the Debug
+// bits, 0 ends it; regs are DR0 to DR7 for DebugHard. A KVM may accept what it does not
+// honour.
+func (v *VCPU) SetGuestDebug(control uint32, regs [8]uint64) error {
+	return opError("KVM_SET_GUEST_DEBUG", ioctlPtr(v.fd, ioSetGuestDebug, &guestDebug{control: control, regs: regs}))
 }
 
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).

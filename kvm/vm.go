@@ -39,10 +39,13 @@ func (vm *VM) IRQFD(eventFD int, gsi uint32) error {
 	return opError("KVM_IRQFD", ioctlPtr(vm.fd, ioIRQFD, &irqFD{fd: uint32(eventFD), gsi: gsi}))
 }
 
-// IOEventFD signals the eventfd when the guest writes size bytes to address gpa,
-// whatever they are, instead of an exit (section 4.59).
-func (vm *VM) IOEventFD(eventFD int, gpa uint64, size uint32) error {
-	return opError("KVM_IOEVENTFD", ioctlPtr(vm.fd, ioIOEventFD, &ioEventFD{addr: gpa, len: size, fd: int32(eventFD)}))
+// IOEventPort says that the address of an IOEventFD is a port.
+const IOEventPort = 2 // KVM_IOEVENTFD_FLAG_PIO
+
+// IOEventFD signals the eventfd when the guest writes size bytes to an address,
+// whatever they are, instead of an exit (section 4.59). flags is 0 or IOEventPort.
+func (vm *VM) IOEventFD(eventFD int, addr uint64, size, flags uint32) error {
+	return opError("KVM_IOEVENTFD", ioctlPtr(vm.fd, ioIOEventFD, &ioEventFD{addr: addr, len: size, fd: int32(eventFD), flags: flags}))
 }
 
 // CreateVCPU makes vCPU number id and maps its kvm_run page (section 4.7).
@@ -56,7 +59,7 @@ func (vm *VM) CreateVCPU(id int) (*VCPU, error) {
 		unix.Close(int(fd))
 		return nil, err
 	}
-	return &VCPU{fd: int(fd), run: run}, nil
+	return &VCPU{ID: id, fd: int(fd), run: run}, nil
 }
 
 // Close releases the descriptor; the kernel frees the VM when its last vCPU is

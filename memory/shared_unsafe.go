@@ -2,6 +2,7 @@ package memory
 
 import (
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 )
 
@@ -29,4 +30,22 @@ func Store16(b []byte, x uint16) { *(*uint16)(unsafe.Pointer(&b[:2][0])) = x }
 func Fence() {
 	var x int32
 	atomic.AddInt32(&x, 1)
+}
+
+// hostAddr is where b lies in this process.
+func hostAddr(b []byte) int64 { return int64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
+
+// Resident is how much of memory the host has committed, in bytes (mincore(2)).
+func (m *Memory) Resident() (n uint64) {
+	pages := make([]byte, 64<<10)
+	for b := m.host; len(b) > 0; {
+		part := b[:min(len(b), len(pages)*PageSize)]
+		b = b[len(part):]
+		clear(pages)
+		syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(&part[0])), uintptr(len(part)), uintptr(unsafe.Pointer(&pages[0])))
+		for _, p := range pages {
+			n += uint64(p&1) * PageSize
+		}
+	}
+	return n
 }

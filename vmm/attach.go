@@ -4,15 +4,19 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/memory"
 )
 
 // attach opens the host's end of every device in the manifest, fills in what
@@ -24,7 +28,7 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 		vm.logFailure(&failures[handle], dev, m.Entries[handle].Name, op+" failed", err)
 	}}
 	var err error
-	if t.Console, err = vm.console(); err != nil {
+	if t.Console, err = vm.console("console"); err != nil {
 		return t, err
 	}
 	disks, nets := make([]int, len(vm.cfg.Disks)), make([]int, len(vm.cfg.Nets))
@@ -38,13 +42,8 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 	}
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
-	}
-	if missing != nil {
+	missing := slices.DeleteFunc(slices.Clone(m.Entries), func(e loader.Device) bool { return e.Attached || e.Type >= loader.DeviceReserved })
+	if len(missing) > 0 {
 		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
@@ -54,18 +53,38 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 		vm.closers = append(vm.closers, d)
-		t.Disks[h], e.Capacity, e.BlockSize = d, uint64(d.Size()), uint16(c.BlockSize)
+		t.Disks[h], e.Capacity, e.BlockSize = vm.cfg.Meter.Disk(e.Name, d), uint64(d.Size()), uint16(c.BlockSize)
+		both := devices.NewLimiter(c.Limit, time.Now)
+		t.Limits[h] = [2]*devices.Limiter{both, both}
 	}
 	for i, h := range nets {
-		e := &m.Entries[h]
-		tap, mac, mtu, err := openNet(e.Name, &vm.cfg.Nets[i], false)
+		c, e := &vm.cfg.Nets[i], &m.Entries[h]
+		tap, mac, mtu, err := openNet(e.Name, c, false)
 		if err != nil {
 			return t, err
 		}
 		vm.closers = append(vm.closers, tap)
-		t.NICs[h], e.MAC, e.MTU = tap, mac, uint16(mtu)
+		t.NICs[h], e.MAC, e.MTU = vm.cfg.Meter.NIC(e.Name, tap), mac, uint16(mtu)
+		t.Limits[h] = [2]*devices.Limiter{devices.NewLimiter(c.TxLimit, time.Now), devices.NewLimiter(c.RxLimit, time.Now)}
 	}
 	return t, nil
+}
+
+// The network ring's doorbell, and its memory in bytes: 49280 in whole pages.
+const ringPort, ringSize = 0x600, 13 * memory.PageSize
+
+// ringAt is where the network ring lies, in memory of its own that is in no view: what
+// runs off the end of the guest's memory does not reach it.
+func (vm *VM) ringAt() memory.Addr { return memory.Addr(vm.mem.Size() + hvtPage) }
+
+// addRing attaches the network ring.
+func (vm *VM) addRing(calls *hypercall.Config) error {
+	mem, doorbell, err := vm.cfg.NetRing.Attach(calls)
+	if err != nil {
+		return &HostError{What: "network ring", Err: err}
+	}
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
+	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or
@@ -148,29 +167,35 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 	}
 	if mac = c.MAC; mac == [6]byte{} {
-		if _, err := unix.Getrandom(mac[:], 0); err != nil {
-			t.Close()
-			return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
-		}
+		copy(mac[:], le64s(rand.Uint64()))
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
-// console returns where PUTS goes.
-func (vm *VM) console() (io.Writer, error) {
-	switch w := vm.cfg.Console.(type) {
-	case nil:
-		return io.Discard, nil
-	case interface{ Fd() uintptr }:
+// console returns where output goes; name is for the Meter.
+func (vm *VM) console(name string) (io.Writer, error) {
+	out := cmp.Or(vm.cfg.Console, io.Discard)
+	if w, ok := out.(interface{ Fd() uintptr }); ok {
 		fd := int(w.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		return hostio.NewConsole(fd, vm.wake), nil
-	default:
-		return w, nil
+		out = hostio.NewConsole(fd, vm.wake)
 	}
+	if vm.cfg.ConsoleCopy != nil {
+		out = &tee{out, vm.cfg.ConsoleCopy}
+	}
+	return vm.cfg.Meter.Console(name, out), nil
+}
+
+// tee copies what has been written, which may be less than was to be.
+type tee struct{ to, also io.Writer }
+
+func (t *tee) Write(b []byte) (int, error) {
+	n, err := t.to.Write(b)
+	t.also.Write(b[:n])
+	return n, err
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -14,7 +15,7 @@ import (
 // the first disk is the guest's /dev/vda.
 func (vm *VM) attachPC() error {
 	cfg, p := &vm.cfg, vm.pc
-	out, err := vm.console()
+	out, err := vm.console("ttyS0")
 	if err != nil {
 		return err
 	}
@@ -30,17 +31,18 @@ func (vm *VM) attachPC() error {
 		if err != nil {
 			return err
 		}
-		blk, err := virtio.NewBlk(d, c.ReadOnly, cmp.Or(c.Serial, c.Name), func(op string, err devices.Errno) {
+		blk, err := virtio.NewBlk(cfg.Meter.Disk(name, d), c.ReadOnly, cmp.Or(c.Serial, c.Name), func(op string, err devices.Errno) {
 			vm.logFailure(failures, "disk", name, op+" failed", err)
 		})
 		if err != nil {
 			return &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(err, d.Close())}
 		}
+		blk.Limit = devices.NewLimiter(c.Limit, time.Now)
 		vm.addVirtio(fmt.Sprintf("disk %q", name), blk)
 	}
 	// The console that the kernel is told of is the one that input goes to.
 	if cfg.virtioConsole() {
-		out, err := vm.console()
+		out, err := vm.console("hvc0")
 		if err != nil {
 			return err
 		}
@@ -58,14 +60,17 @@ func (vm *VM) attachPC() error {
 		vm.addVirtio(d.Name, dev)
 	}
 	for i := range cfg.Nets {
-		name := cmp.Or(cfg.Nets[i].Name, fmt.Sprintf("eth%d", i))
-		tap, mac, mtu, err := openNet(name, &cfg.Nets[i], true)
+		c := &cfg.Nets[i]
+		name := cmp.Or(c.Name, fmt.Sprintf("eth%d", i))
+		tap, mac, mtu, err := openNet(name, c, true)
 		if err != nil {
 			return err
 		}
-		vm.addVirtio(fmt.Sprintf("net %q", name), virtio.NewNet(tap, mac, mtu))
+		n := virtio.NewNet(cfg.Meter.NIC(name, tap), mac, mtu)
+		n.RxLimit, n.TxLimit = devices.NewLimiter(c.RxLimit, time.Now), devices.NewLimiter(c.TxLimit, time.Now)
+		vm.addVirtio(fmt.Sprintf("net %q", name), n)
 	}
-	events := []**hostio.Event{&p.uartIRQ, &p.room}
+	events := []**hostio.Event{&p.uartIRQ, &p.room, &p.stop}
 	for i := range p.virtio {
 		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
 	}

@@ -43,30 +43,29 @@ func (e *CommandLineError) Error() string {
 
 // writeBootInfo stores the structure that the guest finds by RDI, the manifest and
 // the command line one after the other from gpaBootInfo on.
-func writeBootInfo(mem *memory.Memory, kernelEnd memory.Addr, tscHz uint64, img *loader.Image, cmdline string) error {
-	mft, at, features := img.Manifest.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize, uint64(0)
-	if img.Native != nil {
-		features = hypercall.FeatureBatch
+func (vm *VM) writeBootInfo(kernelEnd memory.Addr, tscHz uint64, img *loader.Image, cmdline string) error {
+	mft, at, features, ring := img.Manifest.Encode(), uint64(gpaBootInfo)+hvtBootInfoSize, uint64(0), memory.Addr(0)
+	if vm.cfg.NetRing != nil {
+		features, ring = hypercall.FeatureRing, vm.ringAt()
 	}
-	// The last word is zero and says that there is no network ring. Memory is zero: the
-	// command line is terminated.
-	info := le64s(mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, features, 0)
-	return mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
+	if img.Native != nil {
+		features |= hypercall.FeatureBatch
+	}
+	// Memory is zero: the command line is terminated.
+	info := le64s(vm.mem.Size(), uint64(kernelEnd), tscHz, at+uint64(len(mft)), at, features, uint64(ring))
+	return vm.mem.Put(gpaBootInfo, info, mft, []byte(cmdline))
 }
 
 // hvtView is what an hvt guest may reach: the boot information, its segments
 // as they ask for, and the rest of memory above 1 MiB. Low memory with the
 // page tables stays out, though a guest in ring 0 could map it; so does memory
 // with a protection key, since whether the guest may reach that changes with PKRU.
-func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
-	return viewOf(mem, img, func(m *mapping) bool { return m.key == 0 })
-}
-
-// viewOf grants the mappings that may be in the view.
-func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (v *memory.View, err error) {
+// What instructions can be fetched from has executable segments with a key as well;
+// the decoder and fault reports look through that view, never a hypercall.
+func hvtView(mem *memory.Memory, img *loader.Image, fetch bool) (v *memory.View, err error) {
 	v = memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
-		if may(&m) {
+		if m.key == 0 || fetch && m.exec {
 			err = cmp.Or(err, v.Grant(m.start, m.end, m.perm))
 		}
 	}

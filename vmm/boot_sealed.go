@@ -67,10 +67,10 @@ const stubSize = 4
 // sealedPorts are the ports that the I/O permission bitmap opens: boot marks, and
 // the hypercalls, and the network ring's doorbell, on which the bus has the last
 // word. A 32-bit access needs the bits of four ports.
-var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, hypercall.LastPort + 3}, {0x600, lastPort}}
+var sealedPorts = [...][2]uint16{{0x3f0, 0x3f0}, {0x501, hypercall.LastPort + 3}, {ringPort, lastPort}}
 
 const (
-	lastPort      = 0x600 + 3
+	lastPort      = ringPort + 3
 	tssFixed      = 104 // bytes of the TSS before the bitmap
 	sealedTSSSize = tssFixed + lastPort/8 + 1 + 1
 )
@@ -114,7 +114,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		return err
 	}
 	if keys {
-		if vm.code, err = codeView(vm.mem, img); err != nil {
+		if vm.code, err = hvtView(vm.mem, img, true); err != nil {
 			return err
 		}
 		vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
@@ -226,6 +226,9 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 // returns low memory, where the tables start. Memory is zero before.
 func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err error) {
 	const gib = 1 << 30
+	if vm.cfg.NetRing != nil {
+		maps = append(slices.Clip(maps), mapping{start: vm.ringAt() - hvtPage, end: vm.ringAt()}, mapping{start: vm.ringAt(), end: vm.ringAt() + ringSize, perm: memory.ReadWrite, exec: vm.cfg.Ring == Ring0})
+	}
 	if low, err = vm.mem.At(0, uint64(gpaBootInfo)); err != nil {
 		return nil, err
 	}
@@ -296,4 +299,4 @@ func (t *tablePages) next(first memory.Addr, n *uint64, parent []byte) (b []byte
 
 // tablesAt is where the memory slot of page tables starts that do not fit below
 // the guest.
-func (vm *VM) tablesAt() memory.Addr { return memory.Addr(max(hvtMaxMem, vm.mem.Size())) }
+func (vm *VM) tablesAt() memory.Addr { return memory.Addr(max(hvtMaxMem, vm.mem.Size()+2*hvtPage)) }

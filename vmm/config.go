@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/virtio"
+	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/memory"
@@ -45,6 +47,10 @@ type Config struct {
 	Initrd  string
 	Virtio  []VirtioDevice
 
+	// NetRing offers the network ring to an hvt guest that has nets, beside its
+	// hypercalls: netring.New(), one for each VM; nil = no ring.
+	NetRing NetRing
+
 	// Input returns what the guest reads from its console: a pipe, terminal or
 	// file, which stays the caller's. It is called for guests that can read, which
 	// hvt guests cannot; nil = no input.
@@ -62,8 +68,19 @@ type Config struct {
 	// reader can still be stopped; any other Writer has to return by itself.
 	Console io.Writer
 
+	// ConsoleCopy also takes the guest's output, when Console has taken it; nil = nobody. It must not block, its
+	// errors do not count, and several goroutines may write to it.
+	ConsoleCopy io.Writer
+
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
+
+	// Meter counts what the devices move, as meter.New's does; nil = Stats says nothing of
+	// devices. It is for one VM.
+	Meter devices.Meter
+
+	// Timing has the time taken of each exit, which costs two readings of the clock.
+	Timing bool
 
 	// NoMarks leaves out the boot-time port 0x3f0: a guest that writes there
 	// breaks the ABI, as under Solo5's own tender.
@@ -77,6 +94,10 @@ type Config struct {
 	// I/O bitmap wants the task register's segment available and not busy. It
 	// leaves SMAP off, too.
 	TSSAvailable bool
+
+	// Debug is asked, on the vCPU's thread, about each exception of a sealed guest and each
+	// debug exit; nil = there is no debugger. It must not call the VM's methods.
+	Debug func(*DebugEvent) DebugAction
 
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
@@ -107,6 +128,8 @@ type Net struct {
 	FD   *int    // inherited TAP descriptor with IFF_NO_PI; the VM uses a duplicate
 	MAC  [6]byte // zero = random, locally administered; not checked
 	MTU  int     // bytes; 0 = the interface's
+
+	RxLimit, TxLimit devices.Limit // to the guest and from it, frames with their Ethernet header
 }
 
 // Disk attaches a raw image to a block device of the guest.
@@ -120,6 +143,7 @@ type Disk struct {
 	// flushes; "none": direct I/O (O_DIRECT); "unsafe": as writeback, but a flush does
 	// nothing, and a crash of the host may lose or spoil all.
 	Cache string
+	Limit devices.Limit // reads and writes together
 }
 
 // VirtioDevice is a device that the caller of New adds to a PC.
@@ -130,6 +154,25 @@ type VirtioDevice struct {
 	// which closes it with its other devices, also where New fails later; an error
 	// becomes a *HostError, and has to leave the host as it was.
 	New func() (virtio.Device, error)
+}
+
+// NetRing is the monitor's end of Solo5's network ring (docs/net-ring.md), which is not part
+// of the core: package netring has one. It belongs to the VM from Attach on, which comes
+// once, in New.
+type NetRing interface {
+	devices.Saver
+	io.Closer
+	// Attach makes the ring's memory, ringSize bytes from mmap, all of which the guest can
+	// write at any time, and the eventfd doorbell. calls is what the guest's hypercalls
+	// will work with: Attach has to replace in there what two goroutines cannot use at
+	// the same time. After an error nothing has to be closed.
+	Attach(calls *hypercall.Config) (mem []byte, doorbell int, err error)
+	// Start serves the ring beside the vCPU. fail, which may be called from any goroutine,
+	// ends the VM: the guest did what it must not. stop is called when the vCPU has
+	// stopped, and returns when what it had left in the ring is carried out.
+	Start(fail func(error)) (stop func())
+	// Freeze has it do nothing until it is called with false; it is started, or will be.
+	Freeze(on bool)
 }
 
 // ConfigError is a Config that cannot work, whatever the host.
@@ -184,7 +227,9 @@ func (c *Config) check() error {
 	case c.Memory > maxPCMem:
 		return configError("guest memory of %s: at most %d GiB", formatBytes(c.Memory), maxPCMem>>30)
 	}
-	c.CPUs = max(c.CPUs, 1)
+	if c.CPUs = max(c.CPUs, 1); c.Meter == nil {
+		c.Meter = devices.NoMeter{}
+	}
 	for i := range c.Nets {
 		n := &c.Nets[i]
 		switch {
@@ -192,6 +237,8 @@ func (c *Config) check() error {
 			return configError("net %s: need either a TAP interface or a file descriptor", label(n.Name, i))
 		case n.MTU != 0 && (n.MTU < 68 || n.MTU > 65535):
 			return configError("net %s: MTU of %d bytes is not between 68 and 65535", label(n.Name, i), n.MTU)
+		case !n.RxLimit.Valid() || !n.TxLimit.Valid():
+			return configError("net %s: "+badBurst, label(n.Name, i))
 		}
 	}
 	// The defaults below are for this VM alone: the slice belongs to the caller,
@@ -201,6 +248,8 @@ func (c *Config) check() error {
 		d := &c.Disks[i]
 		if d.Path == "" {
 			return configError("disk %s: no path given", label(d.Name, i))
+		} else if !d.Limit.Valid() {
+			return configError("disk %s: "+badBurst, label(d.Name, i))
 		}
 		d.BlockSize = cmp.Or(d.BlockSize, 512)
 		if b := d.BlockSize; b < 512 || b > 32768 || b&(b-1) != 0 {
@@ -212,6 +261,8 @@ func (c *Config) check() error {
 	}
 	return nil
 }
+
+const badBurst = "want a burst from 0 to 1h, and none without a rate"
 
 // checkHVT validates what only concerns hvt guests.
 func (c *Config) checkHVT() error {
@@ -228,6 +279,8 @@ func (c *Config) checkHVT() error {
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
 		return configError("guest memory of %s: need a multiple of 2 MiB, at least 2 MiB (the next is %d MiB)",
 			formatBytes(c.Memory), (c.Memory+hvtPage-1)/hvtPage*2)
+	case len(c.Nets) == 0:
+		c.NetRing = nil
 	}
 	return nil
 }
@@ -236,8 +289,8 @@ func (c *Config) checkHVT() error {
 func (c *Config) checkPC() error {
 	c.Memory = cmp.Or(c.Memory, DefaultPCMemory)
 	switch {
-	case c.Ring == RingSealed || c.SealExecOnly:
-		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
+	case c.Ring == RingSealed || c.SealExecOnly || c.NetRing != nil:
+		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed, and there is no network ring", c.Kernel)
 	case c.Memory%memory.PageSize != 0:
 		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
 	}

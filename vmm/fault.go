@@ -29,6 +29,7 @@ const (
 	FaultExit        FaultKind = "unhandled KVM exit"                  // any other exit of KVM
 	FaultException   FaultKind = "exception without a handler"         // sealed: an exception that the guest has no handler for
 	FaultPrivileged  FaultKind = "refused instruction (try --ring 0)"  // sealed: an instruction that the monitor does not carry out
+	FaultRing        FaultKind = "invalid network ring"                // left an index or a pointer in the network ring that cannot be
 	FaultSeal        FaultKind = "broken seal"                         // sealed: ring 0 was entered in a way that should not exist
 )
 
@@ -42,14 +43,14 @@ type GuestError struct {
 	Vector uint8    // sealed: the exception; Code is its error code
 	Key    uint8    // sealed: the protection key that refused a read or write; 0: none did
 	Insn   []byte   // bytes at RIP, where they can be read
-	Err    error    // the device's words, for ports and hypercalls
+	Err    error    // the device's words, for ports, hypercalls and the network ring
 	Regs   kvm.Regs // general registers; of a sealed guest's fault in ring 3
 }
 
 func (e *GuestError) Error() string {
 	s, regs := "guest fault: "+string(e.Kind), e.Vector != 0
 	switch e.Kind {
-	case FaultPort, FaultHypercall, FaultPointer:
+	case FaultPort, FaultHypercall, FaultPointer, FaultRing:
 		s += ": " + e.Err.Error()
 	case FaultInternal:
 		s += fmt.Sprintf(" %d", e.Code)
@@ -137,8 +138,8 @@ func (vm *VM) bytesAt(rip uint64) []byte {
 	return nil
 }
 
-// portFault explains what the bus or a device on it answered. Only the device's own
-// errors are the guest's fault.
+// portFault explains what the bus, a device on it or the network ring answered. Only the
+// device's own errors are the guest's fault.
 func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 	switch e := err.(type) {
 	case *devices.PortError:
@@ -147,6 +148,8 @@ func (vm *VM) portFault(v *kvm.VCPU, err error) error {
 		return vm.fault(v, &GuestError{Kind: FaultHypercall, Addr: uint64(e.Call), Err: err})
 	case *hypercall.PointerError:
 		return vm.fault(v, &GuestError{Kind: FaultPointer, Addr: uint64(e.Addr), Err: err})
+	case *GuestError:
+		return vm.fault(v, e)
 	}
 	return err
 }

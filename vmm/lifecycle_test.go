@@ -12,15 +12,17 @@ import (
 
 // TestStateMoves goes through all pairs of states.
 func TestStateMoves(t *testing.T) {
-	all := []State{Created, Running, Stopped, Closed}
+	all := []State{Created, Running, Paused, Stopped, Closed}
 	legal := map[[2]State]bool{
 		{Created, Running}: true, {Created, Closed}: true,
-		{Running, Stopped}: true,
-		{Stopped, Closed}:  true,
+		{Running, Stopped}: true, {Running, Paused}: true,
+		{Paused, Stopped}: true, {Paused, Running}: true,
+		{Stopped, Closed}: true,
 	}
 	for _, from := range all {
 		for _, to := range all {
 			vm := &VM{state: from}
+			vm.changed.L = &vm.mu
 			err := vm.move(to)
 			if legal[[2]State{from, to}] {
 				if err != nil || vm.State() != to {

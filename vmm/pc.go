@@ -42,6 +42,7 @@ type pc struct {
 	uart    *devices.UART
 	uartIRQ *hostio.Event
 	room    *hostio.Event // the UART has room for input
+	stop    *hostio.Event // ends the devices' workers
 	input   *os.File      // what the console reads; nil = nothing
 	virtio  []virtioSlot
 
@@ -55,6 +56,8 @@ type virtioSlot struct {
 	dev       virtio.Device
 	mmio      *virtio.MMIO
 	kick, irq *hostio.Event
+
+	interrupts atomic.Uint64
 }
 
 // buildPC is the wiring of a PC-like machine.
@@ -102,7 +105,7 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		rd.load(vm.mem),
 		vm.mem.Put(pcCmdline, []byte(cmdline+"\x00")),
 		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
-		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, len(vm.pc.virtio))),
 		boot(img, cmdline, rd))
 	vm.view = memory.NewView(vm.mem)
 	for _, r := range vm.mem.Ranges() {
@@ -128,23 +131,23 @@ func (vm *VM) wirePC() error {
 	for i := range p.virtio {
 		s := &p.virtio[i]
 		failures := new(uint64)
-		s.mmio = virtio.NewMMIO(s.dev, vm.view, s.irq.Signal, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		interrupt := func() {
+			s.irq.Signal()
+			s.interrupts.Add(1)
+			if f := vm.trace.Load(); f != nil {
+				(*f)(&Event{VCPU: -1, Start: time.Since(vm.epoch), Device: s.name})
+			}
+		}
+		s.mmio = virtio.NewMMIO(s.dev, vm.view, interrupt, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		vm.freezers = append(vm.freezers, s.mmio)
 		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
-			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4))
+			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))
 	}
 	return err
 }
 
 func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }
-
-// mmioDevices tells ACPI where the devices are.
-func (p *pc) mmioDevices() (d []mmioDevice) {
-	for i := range p.virtio {
-		d = append(d, mmioDevice{uint32(virtioAddr(i)), pcIRQs[i]})
-	}
-	return d
-}
 
 // commandLine tells a kernel where the devices are (Linux's
 // Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device). Other
@@ -165,7 +168,7 @@ func (p *pc) port(io *kvm.IO) error {
 	if !io.Out {
 		fill(io.Data, 0xff)
 	}
-	err := access(&p.ports, io)
+	err := p.ports.Access(io.Port, io.Size, io.Data, io.Out)
 	if _, ok := err.(*devices.PortError); ok {
 		p.unanswered.Add(1)
 		return nil
@@ -176,16 +179,24 @@ func (p *pc) port(io *kvm.IO) error {
 // mmio is one access to an address without memory, from any vCPU.
 func (p *pc) mmio(m kvm.MMIO) {
 	p.used.Store(true)
-	i, off := (m.Addr-uint64(pcHole))/virtio.MMIOSize, m.Addr%virtio.MMIOSize
+	s, off := p.slot(m.Addr), m.Addr%virtio.MMIOSize
 	switch {
-	case m.Addr < uint64(pcHole) || i >= uint64(len(p.virtio)) || off+uint64(m.Len) > virtio.MMIOSize:
+	case s == nil || off+uint64(m.Len) > virtio.MMIOSize:
 		p.unanswered.Add(1)
 		fill(m.Data, 0xff)
 	case m.Write:
-		p.virtio[i].mmio.Write(off, m.Data)
+		s.mmio.Write(off, m.Data)
 	default:
-		p.virtio[i].mmio.Read(off, m.Data)
+		s.mmio.Read(off, m.Data)
 	}
+}
+
+// slot is the one whose device has its registers there, or nil.
+func (p *pc) slot(addr uint64) *virtioSlot {
+	if i := (addr - uint64(pcHole)) / virtio.MMIOSize; i < uint64(len(p.virtio)) { // below pcHole it is large
+		return &p.virtio[i]
+	}
+	return nil
 }
 
 func fill(b []byte, v byte) {
@@ -201,12 +212,13 @@ func (vm *VM) runPC() (res Result, err error) {
 	var devs, vcpus sync.WaitGroup
 	for i := range p.virtio {
 		s := &p.virtio[i]
-		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), vm.wake.PollFD()) })
+		devs.Go(func() { s.mmio.Work(s.kick.PollFD(), p.stop.PollFD()) })
 	}
 	if p.input != nil && !vm.cfg.virtioConsole() {
-		devs.Go(func() { hostio.Pump(int(p.input.Fd()), vm.wake, p.room, p.uart.Input) })
+		devs.Go(func() { hostio.Pump(int(p.input.Fd()), p.stop, p.room, p.uart.Input) })
 	}
 	defer func() {
+		p.stop.Signal()
 		vm.wake.Signal()
 		devs.Wait()
 	}()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,12 +22,13 @@ type State int
 const (
 	Created State = iota // built, has not run
 	Running              // inside Run
+	Paused               // inside Run, and no vCPU moves
 	Stopped              // Run has returned; it cannot run again
 	Closed               // all resources are released
 )
 
 func (s State) String() string {
-	return [...]string{"created", "running", "stopped", "closed"}[s]
+	return [...]string{"created", "running", "paused", "stopped", "closed"}[s]
 }
 
 // StateError is a call that does not fit the VM's state.
@@ -45,14 +47,20 @@ func (vm *VM) State() State {
 	return vm.state
 }
 
-// move changes the state. A VM goes through them in order, but one that has not run
-// may be closed. vm.mu is held.
+// Size returns the guest's memory in bytes and its number of vCPUs.
+func (vm *VM) Size() (memory uint64, cpus int) { return vm.cfg.Memory, vm.cfg.CPUs }
+
+// follows has a bit for each state that may follow.
+var follows = [...]int{Created: 1<<Running | 1<<Closed, Running: 1<<Paused | 1<<Stopped, Paused: 1<<Running | 1<<Stopped, Stopped: 1 << Closed, Closed: 0}
+
+// move changes the state. vm.mu is held.
 func (vm *VM) move(to State) error {
-	if to == vm.state+1 || vm.state == Created && to == Closed {
-		vm.state = to
-		return nil
+	if follows[vm.state]>>to&1 == 0 {
+		return &StateError{vm.state, to}
 	}
-	return &StateError{vm.state, to}
+	vm.state = to
+	vm.changed.Broadcast()
+	return nil
 }
 
 // Result is how a guest ended that ended by itself.
@@ -68,10 +76,13 @@ type Result struct {
 // did what it must not, and the cause of ctx if that ended it.
 func (vm *VM) Run(ctx context.Context) (Result, error) {
 	vm.mu.Lock()
-	err := vm.move(Running)
+	from := vm.state
+	if from == Created {
+		vm.move(Running)
+	}
 	vm.mu.Unlock()
-	if err != nil {
-		return Result{}, err
+	if from != Created {
+		return Result{}, &StateError{from, Running}
 	}
 	unwatch := context.AfterFunc(ctx, func() { vm.stop(context.Cause(ctx)) })
 	// Deferred, because the caller's console may panic: Close waits for done.
@@ -83,9 +94,15 @@ func (vm *VM) Run(ctx context.Context) (Result, error) {
 		vm.move(Stopped)
 	}()
 	vm.timer.Record(MarkEntry)
+	for i := range vm.counters {
+		vm.counters[i].end = time.Since(vm.epoch)
+	}
 	defer vm.timer.Record(MarkExit)
 	if vm.pc != nil {
 		return vm.runPC()
+	}
+	if vm.cfg.NetRing != nil {
+		defer vm.cfg.NetRing.Start(func(err error) { vm.stop(&GuestError{Kind: FaultRing, Err: err}) })()
 	}
 	return vm.runVCPU(vm.vcpu)
 }
@@ -113,6 +130,15 @@ func (vm *VM) Traps() uint64 {
 	return vm.sealed.traps
 }
 
+// LastCalls are the last 16 hypercalls of an hvt guest, the latest one first. Call it when
+// Run has returned.
+func (vm *VM) LastCalls() []hypercall.Record {
+	if vm.table == nil {
+		return nil
+	}
+	return vm.table.Last()
+}
+
 // Unanswered is how often a PC's guest has touched a port or an address where
 // nothing is. It may be called from any goroutine.
 func (vm *VM) Unanswered() uint64 {
@@ -133,19 +159,16 @@ func (vm *VM) stop(cause error) {
 	if vm.stopCause == nil {
 		vm.stopCause = cause
 	}
-	// The flag comes before the signals: whoever is woken finds it. The vCPU
-	// comes before the event: a guest whose POLL it cuts short must not go on.
+	vm.interrupt()
+}
+
+// interrupt brings all vCPUs to attend. vm.mu is held, and what they find there is set.
+func (vm *VM) interrupt() {
 	for _, v := range vm.vcpus {
 		v.Kick()
 	}
 	vm.wake.Signal()
-}
-
-// stopped returns the cause of stop, or nil.
-func (vm *VM) stopped() error {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	return vm.stopCause
+	vm.changed.Broadcast()
 }
 
 // ErrClosed is what Run returns when Close ended it.
@@ -157,7 +180,7 @@ var ErrClosed = errors.New("VM closed")
 func (vm *VM) Close() error {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
-	for vm.state == Running {
+	for vm.state == Running || vm.state == Paused {
 		vm.mu.Unlock()
 		vm.stop(ErrClosed)
 		<-vm.done
@@ -188,21 +211,40 @@ func setTimerSlack(ns uintptr) (old uintptr) {
 // loop runs the vCPU until the guest ends. It is the hot path: exit, bus,
 // device, and back, without an allocation.
 func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
+	var cut kvm.IO // an access that was interrupted
 	for {
-		if errno := v.Run(); errno != 0 {
-			if errno != syscall.EINTR && errno != syscall.EAGAIN {
-				return Result{}, vm.runError(v, errno)
+		var err error
+		switch errno := v.Run(); errno {
+		case 0:
+			if vm.observing.Load() {
+				err = vm.observed(v, nil)
+			} else {
+				err = vm.exit(v)
 			}
+			if err == devices.ErrInterrupted {
+				cut = v.IO()
+			}
+		case syscall.EINTR, syscall.EAGAIN:
 			// Somebody kicked, or the Go runtime sent its signal (or a vCPU that waited
 			// for another one to start it has been started: EAGAIN). Clear first, look
 			// afterwards: a kick in between is seen in the next round.
 			v.ClearKick()
-			if err := vm.stopped(); err != nil {
-				return Result{}, err
+			vm.counters[v.ID].exits[kvm.ExitIntr].Add(1)
+			if err := vm.attend(); err != nil {
+				return Result{}, vm.portFault(v, err)
 			}
-			continue
+			if cut.Out {
+				io := cut
+				err = vm.observed(v, &io)
+			}
+		default:
+			return Result{}, vm.runError(v, errno)
 		}
-		if err := vm.exit(v); err != nil {
+		if cut.Out = err == devices.ErrInterrupted; cut.Out {
+			// KVM completes the access, so that the vCPU's registers are those after it,
+			// and does not enter the guest.
+			v.Kick()
+		} else if err != nil {
 			switch e := err.(type) {
 			case *hypercall.Halt:
 				return Result{Status: int(e.Status), Trap: e.Frame}, nil
@@ -217,16 +259,12 @@ func (vm *VM) loop(v *kvm.VCPU) (Result, error) {
 // exit handles one exit of the guest. This is the only place that decides what
 // an exit reason means; nil lets the guest go on.
 func (vm *VM) exit(v *kvm.VCPU) error {
-	switch v.Reason() {
+	c, reason := &vm.counters[v.ID], v.Reason()
+	c.exits[min(int(reason), len(c.exits)-1)].Add(1)
+	switch reason {
 	case kvm.ExitIO:
 		io := v.IO()
-		switch {
-		case vm.pc != nil:
-			return vm.pc.port(&io)
-		case vm.sealed != nil && io.Port < sealedVectors:
-			return vm.sealed.trap(io.Port)
-		}
-		return vm.portFault(v, access(&vm.ports, &io))
+		return vm.port(v, &io)
 	case kvm.ExitMMIO:
 		m, kind := v.MMIO(), FaultMMIO
 		if vm.pc != nil {
@@ -248,11 +286,31 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 			return &devices.Stop{Reason: devices.StopReset}
 		}
 		return vm.fault(v, &GuestError{Kind: FaultShutdown})
+	case kvm.ExitDebug:
+		if exit := v.Debug(); vm.cfg.Debug != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
+			return nil
+		}
+		return vm.fault(v, &GuestError{Kind: FaultExit})
 	case kvm.ExitHLT:
 		return vm.fault(v, &GuestError{Kind: FaultHLT})
 	default:
 		return vm.fault(v, &GuestError{Kind: FaultExit})
 	}
+}
+
+// port handles an access to I/O ports.
+func (vm *VM) port(v *kvm.VCPU, io *kvm.IO) error {
+	c := &vm.counters[v.ID]
+	switch n := io.Port - hypercall.PortBase; {
+	case vm.pc != nil:
+		return vm.pc.port(io)
+	case vm.sealed != nil && io.Port < sealedVectors:
+		c.traps[min(io.Port, 31)].Add(1)
+		return vm.sealed.trap(io.Port)
+	case n < hypercall.NumCalls:
+		c.calls[n].Add(1)
+	}
+	return vm.portFault(v, vm.ports.Access(io.Port, io.Size, io.Data, io.Out))
 }
 
 // runProbe is Run while the VM is being built: what interrupts it is a signal of
@@ -261,12 +319,4 @@ func runProbe(v *kvm.VCPU) (errno syscall.Errno) {
 	for errno = v.Run(); errno == syscall.EINTR; errno = v.Run() {
 	}
 	return errno
-}
-
-// access hands a port access to the bus.
-func access(b *devices.PortBus, io *kvm.IO) error {
-	if io.Out {
-		return b.Out(io.Port, io.Size, io.Data)
-	}
-	return b.In(io.Port, io.Size, io.Data)
 }

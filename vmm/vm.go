@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -33,7 +35,8 @@ type VM struct {
 	mem   *memory.Memory
 	view  *memory.View
 	code  *memory.View // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -41,14 +44,26 @@ type VM struct {
 	keyed  []mapping      // sealed: memory with a protection key
 
 	ports devices.PortBus
+	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 
+	epoch     time.Time // when New was called
+	counters  []counters
+	observing atomic.Bool // somebody wants times or events
+	trace     atomic.Pointer[func(*Event)]
+
 	mu        sync.Mutex // guards the fields below, and stop against Close
+	changed   sync.Cond  // of mu
 	state     State
 	stopCause error
+	pausing   bool   // vCPUs are to park
+	parked    int    // how many have
+	resumes   uint64 // how often they were let go
 }
 
 // Names of the monitor's own marks on the boot timeline, in their usual order.
@@ -68,7 +83,9 @@ const (
 // host has changed and nothing stays open. The error is a *ConfigError, a
 // *loader.Error (the kernel) or a *HostError.
 func New(cfg Config) (*VM, error) {
-	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{})}
+	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{}), epoch: time.Now()}
+	vm.observing.Store(cfg.Timing)
+	vm.changed.L = &vm.mu
 	if vm.log == nil {
 		vm.log = slog.New(slog.DiscardHandler)
 	}
@@ -89,7 +106,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -134,10 +151,10 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := writeBootInfo(vm.mem, kernelEnd, tscKHz*1000, img, cmdline); err != nil {
+	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
 		return err
 	}
-	if vm.view, err = hvtView(vm.mem, img); err != nil {
+	if vm.view, err = hvtView(vm.mem, img, false); err != nil {
 		return err
 	}
 	if cfg.Ring == RingSealed {
@@ -146,22 +163,19 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 		err = vm.bootRing0(img.Entry)
 	}
 	table.View, table.HasBatch = vm.view, img.Native != nil
+	if cfg.NetRing != nil {
+		err = cmp.Or(err, vm.addRing(&table))
+	}
+	vm.table = hypercall.New(table)
 	// The first error counts. The steps after it do no harm: nothing runs yet.
 	err = cmp.Or(err,
 		protectSegments(vm.mem, img),
-		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, hypercall.New(table)))
+		vm.ports.Add(hypercall.FirstPort, hypercall.LastPort, vm.table))
 	if !cfg.NoMarks {
 		err = cmp.Or(err, vm.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer))
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {
@@ -202,6 +216,7 @@ func (vm *VM) createVM(img *loader.Image, kvmErr error) (cpuid *kvm.CPUID, err e
 	if cpuid, err = vm.sys.SupportedCPUID(); err != nil {
 		return nil, err
 	}
+	vm.counters = make([]counters, vm.cfg.CPUs)
 	for id := range vm.cfg.CPUs {
 		v, err := vm.kvm.CreateVCPU(id)
 		if err != nil {

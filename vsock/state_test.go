@@ -161,8 +161,8 @@ func TestRound(t *testing.T) {
 		g.tx.Desc(uint16(head), g.txBufs[head].a, virtiotest.MemSize-uint32(g.txBufs[head].a), 0, 0)
 	}
 	taken, rounds := 0, 0
-	for more := true; more; rounds++ {
-		more, _ = m.Serve()
+	for timeout := 0; timeout == 0; rounds++ {
+		timeout, _ = m.Serve()
 		g.collect(true)
 		free := len(g.txFree) - (guestTX - 8)
 		if n := free - taken; n < 1 || n > 3 {

@@ -1,9 +1,9 @@
-// Command echo measures what a UDP echo takes in guests that run side by side, by turns. It makes a network namespace
-// with a TAP interface for each guest; both are gone when it ends.
+// Command echo measures what a UDP echo, or with -icmp a ping, takes in guests that run side by side, by turns. It makes a
+// network namespace with a TAP interface for each guest; they are gone when it ends.
 //
 //	echo [flags] 'LABEL: PROGRAM [ARG...]'...
 //
-// In the arguments TAP stands for the interface and ADDR for the guest's address with prefix.
+// In the arguments TAP stands for the interface and ADDR for the guest's address with prefix, 10.0.0.2/24.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 type peer struct {
 	Label string `json:"label"`
 	cmd   *exec.Cmd
-	n     int // of the interface and the network
+	netns *os.File
 	// For each window, in the order of windows: microseconds of wall time, and of the monitor's processor time, per echo in
 	// each round.
 	Wall [][]float64 `json:"wall_us"`
@@ -35,6 +35,8 @@ type peer struct {
 
 // windows are how many datagrams are under way at a time.
 var windows = []int{1, 4, 32}
+
+var icmp = flag.Bool("icmp", false, "ping instead of sending datagrams to port 7")
 
 func main() {
 	runtime.LockOSThread() // the network namespace is the thread's
@@ -52,9 +54,6 @@ func run() error {
 	if flag.NArg() == 0 || *rounds < 1 || *echoes < 1 {
 		return errors.New("need at least one guest as 'LABEL: PROGRAM ARG', one round and one datagram")
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("network namespace: %w (run it as root)", err)
-	}
 	var peers []*peer
 	defer func() {
 		for _, p := range peers {
@@ -62,8 +61,8 @@ func run() error {
 			p.cmd.Wait()
 		}
 	}()
-	for i, arg := range flag.Args() {
-		p, err := start(i, arg)
+	for _, arg := range flag.Args() {
+		p, err := start(arg)
 		if err != nil {
 			return err
 		}
@@ -102,43 +101,57 @@ func run() error {
 	return os.WriteFile(*file, b, 0o644)
 }
 
-// start makes the i-th interface and starts the monitor on it.
-func start(i int, arg string) (*peer, error) {
+// start makes a namespace with an interface and starts the monitor there.
+func start(arg string) (*peer, error) {
 	label, line, ok := strings.Cut(arg, ": ")
 	words := strings.Fields(line)
 	if !ok || len(words) == 0 {
 		return nil, fmt.Errorf("%q: want LABEL: PROGRAM [ARG...]", arg)
 	}
-	tap := "echo" + strconv.Itoa(i)
-	for _, ip := range []string{
-		"tuntap add " + tap + " mode tap", "link set " + tap + " addrgenmode none",
-		fmt.Sprintf("addr add 10.77.%d.1/24 dev %s", i, tap), "link set " + tap + " up",
-	} {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("network namespace: %w (run it as root)", err)
+	}
+	netns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0); err != nil {
+		return nil, err
+	}
+	for _, ip := range []string{"tuntap add echo0 mode tap", "link set echo0 addrgenmode none", "addr add 10.0.0.1/24 dev echo0", "link set echo0 up"} {
 		if out, err := exec.Command("ip", strings.Fields(ip)...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("ip %s: %w: %s", ip, err, out)
 		}
 	}
 	for j := range words {
-		words[j] = strings.NewReplacer("TAP", tap, "ADDR", fmt.Sprintf("10.77.%d.2/24", i)).Replace(words[j])
+		words[j] = strings.NewReplacer("TAP", "echo0", "ADDR", "10.0.0.2/24").Replace(words[j])
 	}
-	p := &peer{Label: label, n: i, cmd: exec.Command(words[0], words[1:]...), Wall: make([][]float64, len(windows)), CPU: make([][]float64, len(windows))}
+	p := &peer{Label: label, netns: netns, cmd: exec.Command(words[0], words[1:]...), Wall: make([][]float64, len(windows)), CPU: make([][]float64, len(windows))}
 	p.cmd.Stderr = os.Stderr
 	return p, p.cmd.Start()
 }
 
 // echo sends n datagrams, with up to window of them on the way, and waits for all of them, for each up to limit.
 func (p *peer) echo(n, window int, limit time.Duration) (time.Duration, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err := unix.Setns(int(p.netns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return 0, err
+	}
+	protocol := 0
+	if *icmp {
+		protocol = unix.IPPROTO_ICMP
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, protocol)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(fd)
 	tv := unix.NsecToTimeval(limit.Nanoseconds())
-	to := unix.SockaddrInet4{Port: 7, Addr: [4]byte{10, 77, byte(p.n), 2}}
+	to := unix.SockaddrInet4{Port: 7, Addr: [4]byte{10, 0, 0, 2}}
 	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv), unix.Connect(fd, &to)); err != nil {
 		return 0, err
 	}
-	buf := make([]byte, 18) // the smallest Ethernet frame
+	buf, got := make([]byte, 18), make([]byte, 18) // the smallest Ethernet frame
+	buf[0] = 8                                     // ICMP's echo request; the kernel fills in the rest of its header
 	begin := time.Now()
 	for sent, received := 0, 0; received < n; received++ {
 		for ; sent < n && sent-received < window; sent++ {
@@ -146,9 +159,9 @@ func (p *peer) echo(n, window int, limit time.Duration) (time.Duration, error) {
 				return 0, fmt.Errorf("%s: send: %w", p.Label, err)
 			}
 		}
-		_, err := unix.Read(fd, buf)
+		_, err := unix.Read(fd, got)
 		for err == unix.EINTR { // a signal of the Go runtime's; with a time limit the kernel does not go on by itself
-			_, err = unix.Read(fd, buf)
+			_, err = unix.Read(fd, got)
 		}
 		if err != nil {
 			return 0, fmt.Errorf("%s: echo %d of %d: %w", p.Label, received+1, n, err)

@@ -39,6 +39,12 @@ func commandFlags(name string) []string {
 	switch name {
 	case "run":
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "gdb":
+		gdbFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "ps", "stop", "pause", "resume", "wait", "logs", "stats", "dump":
+		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "trace":
+		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

@@ -16,9 +16,17 @@ import (
 // its default, and everyJSON says the same.
 var everyFlag = []string{
 	"--image", "app.tar", "--image-tag", "app:1", "--env", "A=b c", "--env", "D=",
-	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v", "--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400", "--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1,bridge=br0,netns=blue,args=mirage",
-	"--disk", "data=/a b.img,ro,cache=none,serial=A1,block-size=4096", "--disk", `x\,y`, "--console", "none", "--timeout", "1m30s",
-	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary", "--log-level", "warn", "--log-format", "json", "app.hvt", "--", "--x", "", "é <&>",
+	"--memory", "128M", "--cpus", "1", "--boot", "pvh", "--initrd", "rd", "--cmdline", "a b", "--rng", "--vsock", "/v",
+	"--net", "service=fd:3,mac=02:00:00:00:00:01,mtu=1400",
+	"--net", "tap1,ip=10.0.0.2/24,gw=10.0.0.1,bridge=br0,netns=blue,args=mirage,bps=10M,rx-bps=1500,tx-bps=1G,pps=1000,rx-pps=2,tx-pps=3,burst=1s",
+	"--net-ring", "on",
+	"--disk", "data=/a b.img,ro,cache=none,serial=A1,block-size=4096,bps=5K,iops=100,burst=250ms",
+	"--disk", `x\,y`,
+	"--console", "none", "--timeout", "1m30s",
+	"--ring", "0", "--seal-exec-only", "--boot-report", "/r.json", "--boot-summary",
+	"--log-level", "warn", "--log-format", "json", "--log-file", "/l", "--log-size", "32M", "--log-rate", "8K",
+	"--name", "web", "--control", "on", "--run-dir", "/d",
+	"app.hvt", "--", "--x", "", "é <&>",
 }
 
 const everyJSON = `{
@@ -56,9 +64,17 @@ const everyJSON = `{
       "gw": "10.0.0.1",
       "bridge": "br0",
       "netns": "blue",
-      "args": "mirage"
+      "args": "mirage",
+      "bps": "10M",
+      "rx-bps": "1500",
+      "tx-bps": "1G",
+      "pps": 1000,
+      "rx-pps": 2,
+      "tx-pps": 3,
+      "burst": "1s"
     }
   ],
+  "net-ring": "on",
   "disk": [
     {
       "name": "data",
@@ -66,7 +82,10 @@ const everyJSON = `{
       "ro": true,
       "cache": "none",
       "serial": "A1",
-      "block-size": 4096
+      "block-size": 4096,
+      "bps": "5K",
+      "iops": 100,
+      "burst": "250ms"
     },
     {
       "path": "x,y"
@@ -77,7 +96,13 @@ const everyJSON = `{
   "boot-report": "/r.json",
   "boot-summary": true,
   "log-level": "warn",
-  "log-format": "json"
+  "log-format": "json",
+  "log-file": "/l",
+  "log-size": "32M",
+  "log-rate": "8K",
+  "name": "web",
+  "control": "on",
+  "run-dir": "/d"
 }
 `
 
@@ -244,6 +269,16 @@ func TestBadConfig(t *testing.T) {
 		{`{"timeout":"5"}`, "timeout"},
 		{`{"timeout":5}`, "timeout"},
 		{`{"timeout":"-5s"}`, "timeout"},
+		{`{"disk":[{"path":"d","bps":0}]}`, "bps: 0"},
+		{`{"disk":[{"path":"d","bps":"17179869184G"}]}`, "bps"},
+		{`{"disk":[{"path":"d","iops":0}]}`, "iops"},
+		{`{"disk":[{"path":"d","iops":-5}]}`, "iops"},
+		{`{"disk":[{"path":"d","iops":18446744073709551616}]}`, "iops"},
+		{`{"disk":[{"path":"d","burst":"-1s"}]}`, "burst"},
+		{`{"disk":[{"path":"d","pps":5}]}`, `unknown field "pps"`},
+		{`{"net":[{"tap":"t","rx-bps":1.5}]}`, "bps: 1.5"},
+		{`{"net":[{"tap":"t","tx-pps":"x"}]}`, "pps"},
+		{`{"net":[{"tap":"t","iops":5}]}`, `unknown field "iops"`},
 		{`{"net":[{"tap":"t","mac":"02:00"}]}`, "MAC address"},
 		{`{"net":[{"tap":"t","mac":"01:00:00:00:00:00"}]}`, "multicast"},
 	} {

@@ -143,7 +143,7 @@ const tcpCloseWait = 8 // TCP_CLOSE_WAIT of <netinet/tcp.h>
 // tcpInfo is a connection as the host's kernel has it.
 func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
 	t.Helper()
-	control(t, conn, func(fd int) (err error) {
+	onSocket(t, conn, func(fd int) (err error) {
 		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		return err
 	})
@@ -153,14 +153,14 @@ func tcpInfo(t *testing.T, conn *net.TCPConn) (info *unix.TCPInfo) {
 // unsent is how many bytes the peer has not acknowledged.
 func unsent(t *testing.T, conn *net.TCPConn) (n int) {
 	t.Helper()
-	control(t, conn, func(fd int) (err error) {
+	onSocket(t, conn, func(fd int) (err error) {
 		n, err = unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 		return err
 	})
 	return n
 }
 
-func control(t *testing.T, conn *net.TCPConn, f func(fd int) error) {
+func onSocket(t *testing.T, conn *net.TCPConn, f func(fd int) error) {
 	t.Helper()
 	raw, err := conn.SyscallConn()
 	if err != nil {

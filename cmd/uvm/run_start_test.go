@@ -36,7 +36,7 @@ func TestUsageErrors(t *testing.T) {
 		{"run k -m 0", []string{`"0"`, "--memory"}},
 		{"run k --timeout 5", []string{`"5"`, "--timeout", "5s"}},
 		{"run k --cpus two", []string{`"two"`, "--cpus"}},
-		{"run k --net tap0,ipv4=1", []string{"--net", "ipv4=1", "mac=, mtu=, ip=, gw=, bridge=, netns= and args="}},
+		{"run k --net tap0,ipv4=1", []string{"--net", "ipv4=1", "mac=, mtu=, ip=, gw=, bridge=, netns=, args=, bps="}},
 		{"run k --net tap0,bridge=", []string{"--net", "bridge= names nothing"}},
 		{"run k --net tap0,netns", []string{"--net", "netns= names nothing"}},
 		{"run k --net tap0,ip=1", []string{"--net", `"1"`, "10.0.0.2/24"}},

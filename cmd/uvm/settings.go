@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/meter"
 	"github.com/uvm-monitor/uvm/vmm"
 	"github.com/uvm-monitor/uvm/vsock"
 )
@@ -36,13 +36,26 @@ type settings struct {
 	Ring         string   `json:"ring,omitempty"`
 	SealExecOnly bool     `json:"seal-exec-only,omitempty"`
 	Nets         netList  `json:"net,omitempty"`
+	NetRing      string   `json:"net-ring,omitempty"`
 	Disks        diskList `json:"disk,omitempty"`
 	Console      string   `json:"console,omitempty"`
 	Timeout      duration `json:"timeout,omitempty"`
+	GDB          string   `json:"gdb,omitempty"`
+	GDBWait      bool     `json:"gdb-wait,omitempty"`
+	Core         string   `json:"core,omitempty"`
 	BootReport   string   `json:"boot-report,omitempty"`
 	BootSummary  bool     `json:"boot-summary,omitempty"`
+	Timing       bool     `json:"timing,omitempty"`
 	LogLevel     string   `json:"log-level,omitempty"`
 	LogFormat    string   `json:"log-format,omitempty"`
+	LogFile      string   `json:"log-file,omitempty"`
+	LogSize      memSize  `json:"log-size,omitempty"`
+	LogRate      memSize  `json:"log-rate,omitempty"`
+	Name         string   `json:"name,omitempty"`
+	Control      string   `json:"control,omitempty"`
+	RunDir       string   `json:"run-dir,omitempty"`
+
+	trace *tracer // of uvm trace
 }
 
 // load reads the settings from a file, or from stdin for "-". Unknown keys and
@@ -75,6 +88,7 @@ func (s *settings) vmConfig() vmm.Config {
 		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, ExecTime: execTime,
 		Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(),
 		Boot: loader.Kind(s.Boot), Initrd: s.Initrd, Cmdline: s.Cmdline,
+		Meter: meter.New(s.Timing), Timing: s.Timing,
 	}
 	if s.RNG {
 		c.Virtio = append(c.Virtio, vmm.VirtioDevice{Name: "rng", New: func() (virtio.Device, error) { return virtio.NewRNG(), nil }})
@@ -83,10 +97,11 @@ func (s *settings) vmConfig() vmm.Config {
 		c.Virtio = append(c.Virtio, vmm.VirtioDevice{Name: "vsock", New: func() (virtio.Device, error) { return vsock.New(guestCID, s.Vsock) }})
 	}
 	for _, n := range s.Nets {
-		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU})
+		rx, tx := n.limits()
+		c.Nets = append(c.Nets, vmm.Net{Name: n.Name, TAP: n.TAP, FD: n.FD, MAC: n.MAC, MTU: n.MTU, RxLimit: rx, TxLimit: tx})
 	}
 	for _, d := range s.Disks {
-		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize, Cache: d.Cache, Serial: d.Serial})
+		c.Disks = append(c.Disks, vmm.Disk{Name: d.Name, Path: d.Path, ReadOnly: d.RO, BlockSize: d.BlockSize, Cache: d.Cache, Serial: d.Serial, Limit: d.limit()})
 	}
 	return c
 }
@@ -121,18 +136,11 @@ func (m memSize) String() string {
 
 // Set parses 64, 64M, 64MiB, 1G.
 func (m *memSize) Set(s string) error {
-	num, shift := strings.ToUpper(s), uint(20)
-	for _, u := range memUnits {
-		if n, ok := strings.CutSuffix(strings.TrimSuffix(num, "IB"), u.suffix); ok {
-			num, shift = n, u.shift
-			break
-		}
-	}
-	n, err := strconv.ParseUint(num, 10, 64)
-	if err != nil || n == 0 || n > math.MaxUint64>>shift {
+	n, err := parseSize(s, 20)
+	if err != nil {
 		return fmt.Errorf("want a positive number with K, M or G, as 64M (a bare number is MiB)")
 	}
-	*m = memSize(n << shift)
+	*m = memSize(n)
 	return nil
 }
 
@@ -180,7 +188,7 @@ func (d duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 // UnmarshalText reads it.
 func (d *duration) UnmarshalText(b []byte) error {
 	if err := d.Set(string(b)); err != nil {
-		return fmt.Errorf("timeout: %q: %w", b, err)
+		return fmt.Errorf("timeout or burst: %q: %w", b, err)
 	}
 	return nil
 }

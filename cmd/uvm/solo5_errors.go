@@ -110,7 +110,7 @@ func solo5Guest(e *vmm.GuestError) error {
 		return solo5Fail("Invalid guest port access: port=%#x", e.Addr)
 	case vmm.FaultHypercall:
 		return solo5Fail("Invalid guest hypercall: num=%d", e.Addr)
-	case vmm.FaultPointer:
+	case vmm.FaultPointer, vmm.FaultRing:
 		var p *hypercall.PointerError
 		if errors.As(e, &p) {
 			return solo5Fail("Invalid guest access: gpa=%#x, sz=%d", uint64(p.Addr), p.Len)

@@ -119,11 +119,12 @@ func TestSolo5Words(t *testing.T) {
 }
 
 // TestSolo5UsageText pins what scripts and people compare with: the text of
-// solo5-hvt 0.12.1, with its space at the end of the line of modules.
+// solo5-hvt 0.12.1, with its space at the end of the line of modules, and the later line
+// of --no-net-ring.
 func TestSolo5UsageText(t *testing.T) {
 	for _, line := range []string{
 		"usage: solo5-hvt [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]\n",
-		"  [ --mem=512 ] (guest memory in MB)\n", "    --help (display this help)\n", "    --version (display version information)\n",
+		"  [ --mem=512 ] (guest memory in MB)\n", "  [ --no-net-ring ] (disable the net ring buffer)\n", "    --help (display this help)\n", "    --version (display version information)\n",
 		"Compiled-in modules: core block net \n",
 		"    --block:NAME=PATH (attach block device/file at PATH as block storage NAME)\n",
 		"    --net:NAME=IFACE | @NN (attach tap at IFACE or at fd @NN as network NAME)\n",

@@ -8,7 +8,7 @@ import (
 	"github.com/uvm-monitor/uvm/hostnet/wire"
 )
 
-// netSpec is one --net: [NAME=]auto|tap0|fd:N[,mac=…][,mtu=…][,ip=…][,gw=…][,bridge=…][,netns=…][,args=mirage].
+// netSpec is one --net: [NAME=]auto|tap0|fd:N[,mac=…][,mtu=…][,ip=…][,gw=…][,bridge=…][,netns=…][,args=mirage] and limits.
 type netSpec struct {
 	Name   string      `json:"name,omitempty"`
 	TAP    string      `json:"tap,omitempty"` // wire.Auto, or an interface
@@ -20,9 +20,10 @@ type netSpec struct {
 	Bridge string      `json:"bridge,omitempty"`
 	Netns  string      `json:"netns,omitempty"`
 	Args   string      `json:"args,omitempty"` // mirage
+	netLimit
 }
 
-// diskSpec is one --disk: [NAME=]path[,ro][,cache=writeback|none|unsafe][,serial=S][,block-size=N].
+// diskSpec is one --disk: [NAME=]path[,ro][,cache=writeback|none|unsafe][,serial=S][,block-size=N] and limits.
 type diskSpec struct {
 	Name      string `json:"name,omitempty"`
 	Path      string `json:"path"`
@@ -30,6 +31,7 @@ type diskSpec struct {
 	Cache     string `json:"cache,omitempty"`
 	Serial    string `json:"serial,omitempty"`
 	BlockSize int    `json:"block-size,omitempty"`
+	diskLimit
 }
 
 // netList and diskList collect repeated flags. The first one on the command
@@ -66,6 +68,7 @@ func (l *netList) Set(s string) error {
 	}
 	for _, w := range words[1:] {
 		key, value, _ := strings.Cut(w, "=")
+		is, err := n.words().set(key, value)
 		switch key {
 		case "bridge", "netns", "args":
 			if value == "" {
@@ -83,7 +86,9 @@ func (l *netList) Set(s string) error {
 		case "gw":
 			err = n.GW.UnmarshalText([]byte(value))
 		default:
-			err = fmt.Errorf("unknown option %q (there are mac=, mtu=, ip=, gw=, bridge=, netns= and args=)", w)
+			if !is {
+				err = fmt.Errorf("unknown option %q (there are mac=, mtu=, ip=, gw=, bridge=, netns=, args=, bps=, pps=, their rx-… and tx-…, and burst=)", w)
+			}
 		}
 		if err != nil {
 			return err
@@ -105,7 +110,11 @@ func (l *diskList) Set(s string) error {
 	d := diskSpec{Name: name, Path: words[0]}
 	for _, w := range words[1:] {
 		key, value, hasValue := strings.Cut(w, "=")
+		is, err := d.words().set(key, value)
 		switch {
+		case err != nil:
+			return err
+		case is:
 		case key == "ro" && !hasValue:
 			d.RO = true
 		case key == "cache" && value != "":
@@ -117,7 +126,7 @@ func (l *diskList) Set(s string) error {
 				return fmt.Errorf("block-size=%s: want a number of bytes", value)
 			}
 		default:
-			return fmt.Errorf("unknown option %q (there are ro, cache=writeback|none|unsafe, serial= and block-size=)", w)
+			return fmt.Errorf("unknown option %q (there are ro, cache=writeback|none|unsafe, serial=, block-size=, bps=, iops= and burst=)", w)
 		}
 	}
 	*l = append(*l, d)

@@ -4,6 +4,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices"
 )
 
 // pipeBuf is what a writable pipe or terminal takes without blocking
@@ -25,9 +27,9 @@ func NewConsole(fd int, stop *Event) *Console {
 	return c
 }
 
-// Write writes all of b, or as much as it can before the event is signalled,
-// which is no error: the output of a guest that is being stopped is lost. It
-// allocates nothing. Only one goroutine may call it.
+// Write writes all of b, or as much as it can before the event is signalled, with
+// devices.ErrInterrupted: it may go on with the rest later. It allocates nothing.
+// Only one goroutine may call it.
 func (c *Console) Write(b []byte) (int, error) {
 	total := len(b)
 	for len(b) > 0 {
@@ -37,7 +39,7 @@ func (c *Console) Write(b []byte) (int, error) {
 			return total - len(b), err
 		}
 		if c.fds[1].Revents != 0 {
-			return total, nil
+			return total - len(b), devices.ErrInterrupted
 		}
 		n, err := unix.Write(int(c.fds[0].Fd), b[:min(len(b), pipeBuf)])
 		switch {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
@@ -59,16 +60,32 @@ func write(t *testing.T, c *Console, b []byte) <-chan result {
 	return done
 }
 
-// TestConsoleWake stops a guest whose output nobody reads.
+// TestConsoleWake interrupts a guest whose output nobody reads, and goes on when
+// somebody does.
 func TestConsoleWake(t *testing.T) {
 	for _, flags := range []int{0, unix.O_NONBLOCK} {
-		_, w := pipe(t, flags)
+		r, w := pipe(t, flags)
 		e := newEvent(t)
 		b := make([]byte, 1<<20)
 		done := write(t, NewConsole(w, e), b)
 		e.Signal()
-		if r := testutil.Wait(t, done, "Write after Signal"); r.n != len(b) || r.err != nil {
-			t.Errorf("Write = %d, %v after Signal; want %d, nil: the rest is lost without an error", r.n, r.err, len(b))
+		res := testutil.Wait(t, done, "Write after Signal")
+		if res.n == 0 || res.n >= len(b) || res.err != devices.ErrInterrupted {
+			t.Errorf("Write = %d, %v after Signal; want a part of %d, %v", res.n, res.err, len(b), devices.ErrInterrupted)
+		}
+		e.Clear()
+		done = write(t, NewConsole(w, e), b[res.n:])
+		for left := len(b); left > 0; {
+			n, err := unix.Read(r, make([]byte, left))
+			if err == unix.EAGAIN {
+				runtime.Gosched()
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			left -= max(n, 0)
+		}
+		if again := testutil.Wait(t, done, "Write of the rest"); again.n != len(b)-res.n || again.err != nil {
+			t.Errorf("Write = %d, %v after Clear; want %d, nil", again.n, again.err, len(b)-res.n)
 		}
 	}
 }
@@ -94,8 +111,8 @@ func TestConsoleFullPipe(t *testing.T) {
 	e := newEvent(t)
 	done := write(t, NewConsole(w, e), page)
 	e.Signal()
-	if r := testutil.Wait(t, done, "Write after Signal"); r.n != len(page) || r.err != nil {
-		t.Errorf("Write = %d, %v; want %d, nil", r.n, r.err, len(page))
+	if r := testutil.Wait(t, done, "Write after Signal"); r.n != 0 || r.err != devices.ErrInterrupted {
+		t.Errorf("Write = %d, %v; want 0, %v", r.n, r.err, devices.ErrInterrupted)
 	}
 }
 
@@ -106,8 +123,8 @@ func TestConsoleStopped(t *testing.T) {
 	e := newEvent(t)
 	c := NewConsole(w, e)
 	e.Signal()
-	if n, err := c.Write([]byte("lost")); n != 4 || err != nil {
-		t.Errorf("Write with the event signalled = %d, %v; want 4, nil", n, err)
+	if n, err := c.Write([]byte("lost")); n != 0 || err != devices.ErrInterrupted {
+		t.Errorf("Write with the event signalled = %d, %v; want 0, %v", n, err, devices.ErrInterrupted)
 	}
 	e.Clear()
 	if n, err := c.Write([]byte("kept")); n != 4 || err != nil {

@@ -43,6 +43,10 @@ const (
 // completed before it began, and no more than that (section 5.2.6.2).
 type Blk struct {
 	Base
+	// Limit holds all requests to a rate, those of zeroes as if they were written; it is
+	// set before Work, and nil for none.
+	Limit *devices.Limiter
+
 	disk     devices.Disk
 	io       devices.DiskQueue
 	log      func(op string, errno devices.Errno)
@@ -110,7 +114,7 @@ func (b *Blk) Start(features uint64, q []*Queue) {
 
 // Serve begins requests and ends those that are complete.
 func (b *Blk) Serve() error {
-	for {
+	for b.q.within(b.Limit) {
 		ok, err := b.q.Pop(&b.c)
 		if err != nil {
 			return err
@@ -124,6 +128,7 @@ func (b *Blk) Serve() error {
 		if n := b.c.Out.Len(); n < uint64(len(header)) || len(in) == 0 {
 			return fmt.Errorf("blk: a request of %d bytes with %d buffers to write, need a header of 16 bytes and room for the status", n, len(in))
 		}
+		b.Limit.Take(0, 1)
 		b.c.Out.CopyTo(header[:])
 		end := &in[len(in)-1]
 		last := len(*end) - 1
@@ -186,6 +191,9 @@ func (b *Blk) begin(r *blkRequest, kind uint32, sector uint64, out, in Buffers) 
 		return blkOK
 	}
 	r.flush = changes && r.op != devices.DiskDiscard && b.writeThrough
+	if r.op != devices.DiskDiscard {
+		b.Limit.Take(n, 0)
+	}
 	tag := b.free[len(b.free)-1]
 	b.free = b.free[:len(b.free)-1]
 	b.requests[tag] = *r

@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/devices"
 )
 
 // Console is the console device (section 5.3) with one port and no size.
@@ -51,8 +53,11 @@ func (d *Console) transmit() error {
 		}
 		if rest := d.c.Out.Skip(d.sent); len(rest) > 0 {
 			b := rest[0][:min(len(rest[0]), maxTransfer)]
-			d.out.Write(b)
-			d.sent += uint64(len(b))
+			n, err := d.out.Write(b)
+			if err != devices.ErrInterrupted {
+				n = len(b)
+			}
+			d.sent += uint64(n)
 			d.tx.Again()
 			return nil
 		}

@@ -61,11 +61,11 @@ func TestConsoleLong(t *testing.T) {
 	tx.Desc(2, 0x40000, maxTransfer, 0, 0)
 	tx.Offer(0)
 	rounds := 0
-	for more := true; more; rounds++ {
+	for timeout := 0; timeout == 0; rounds++ {
 		if _, _, ok := tx.Done(); ok {
 			t.Fatal("the chain is returned before its end")
 		}
-		more, _ = g.m.Serve()
+		timeout, _ = g.m.Serve()
 		state, err := g.m.SaveState()
 		if err != nil {
 			t.Fatal(err)

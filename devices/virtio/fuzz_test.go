@@ -167,8 +167,8 @@ func FuzzMMIO(f *testing.F) {
 				copy(g.at(memory.Addr(off), 4), ops[3:7])
 			case serve:
 				rounds := 0
-				for more := true; more; rounds++ {
-					if more, _ = g.m.Serve(); rounds > 2000 {
+				for timeout := 0; timeout == 0; rounds++ {
+					if timeout, _ = g.m.Serve(); rounds > 2000 {
 						t.Fatal("Serve has more to do for ever")
 					}
 				}

@@ -134,8 +134,8 @@ func (g *guest) start(features uint64) []*driver {
 
 // serve has the device work until it has no more to do.
 func (g *guest) serve() {
-	for more := true; more; {
-		more, _ = g.m.Serve()
+	for timeout := 0; timeout == 0; {
+		timeout, _ = g.m.Serve()
 	}
 }
 

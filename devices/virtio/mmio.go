@@ -50,6 +50,8 @@ type MMIO struct {
 	mu  sync.Mutex // held while the device works; protects what follows
 	reg registers
 	q   []*Queue // from DRIVER_OK to the reset or the driver's first offence
+
+	frozen bool
 }
 
 // registers is what the driver wrote.
@@ -253,6 +255,17 @@ func (m *MMIO) fail(err error) {
 	m.q = nil
 	m.log(err)
 	m.interrupt(interruptConfig)
+}
+
+// Freeze has the device do nothing, with nothing in flight, until it is called with
+// false.
+func (m *MMIO) Freeze(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.frozen = on; on {
+		m.dev.Drain()
+	}
+	m.wake() // for what came meanwhile
 }
 
 // interrupt raises an edge each time: where the bit is set already, the handler may

@@ -26,6 +26,10 @@ const (
 // frame that cannot be passed on is dropped and counted, as by any network card.
 type Net struct {
 	Base
+	// RxLimit holds the frames to the guest to a rate, TxLimit those from it; they are
+	// set before Work, and nil for none. What has to wait stays with its sender.
+	RxLimit, TxLimit *devices.Limiter
+
 	nic      devices.NIC
 	features uint64
 	config   [12]byte // struct virtio_net_config up to mtu
@@ -38,11 +42,11 @@ type Net struct {
 	c              Chain
 
 	// A frame may need dozens of chains: those that are popped and not used are held.
-	held        []heldChain
-	bufs        Buffers // of held, for the next frame with the NIC's header
-	room, most  int     // bytes of bufs; length of held
-	frame, late []byte  // what bufs have no room for; a frame that waits for more chains
-	poll        int     // the NIC's PollFD while its next frame can be taken, or -1
+	held             []heldChain
+	bufs             Buffers // of held, for the next frame with the NIC's header
+	room, most, goal int     // bytes of bufs; length of held; bytes that hold aims at
+	frame, late      []byte  // what bufs have no room for; a frame that waits for more chains
+	poll             int     // the NIC's PollFD while its next frame can be taken, or -1
 
 	rxDropped, txDropped atomic.Uint64
 }
@@ -55,7 +59,7 @@ type heldChain struct {
 // NewNet returns a device on nic with an address, and where mtu is not 0 the
 // largest payload of a frame, 68 to 65535 bytes. It offers what offloads nic has.
 func NewNet(nic devices.NIC, mac [6]byte, mtu int) *Net {
-	n := &Net{nic: nic, hdr: nic.VnetHeader(), poll: -1, features: netMAC | netStatus, frame: make([]byte, netHeaderSize+maxFrame+1)}
+	n := &Net{nic: nic, hdr: nic.VnetHeader(), poll: -1, goal: 1, features: netMAC | netStatus, frame: make([]byte, netHeaderSize+maxFrame+1)}
 	copy(n.config[:], mac[:])
 	le.PutUint16(n.config[6:], netLinkUp)
 	le.PutUint16(n.config[10:], uint16(mtu))
@@ -110,7 +114,7 @@ func (n *Net) Serve() error {
 }
 
 func (n *Net) send() error {
-	for {
+	for n.tx.within(n.TxLimit) {
 		ok, err := n.tx.Pop(&n.c)
 		if !ok || err != nil {
 			return err
@@ -119,6 +123,7 @@ func (n *Net) send() error {
 		if size < 0 {
 			return fmt.Errorf("net: a chain to send has %d bytes, less than a header", size+netHeaderSize)
 		}
+		n.TxLimit.Take(uint64(size), 1)
 		n.c.Out.CopyTo(n.header[:])
 		n.out = append(append(n.out[:0], n.header[:n.hdr]), n.c.Out.Skip(netHeaderSize)...)
 		if size < minFrame || size > maxFrame || !n.sent.cover(&n.header) || !inside(&n.header, size) || n.nic.WriteFrame(n.out) != 0 {
@@ -126,11 +131,12 @@ func (n *Net) send() error {
 		}
 		n.tx.Push(n.c.Head, 0)
 	}
+	return nil
 }
 
 func (n *Net) receive() error {
 	for n.poll = -1; ; {
-		if err := n.hold(); err != nil || len(n.held) == 0 {
+		if err := n.hold(); err != nil || len(n.held) == 0 || len(n.late) > n.room && n.mayHold() || !n.rx.within(n.RxLimit) {
 			return err
 		}
 		got, errno := len(n.late), devices.Errno(0)
@@ -139,7 +145,9 @@ func (n *Net) receive() error {
 		} else {
 			all := append(n.bufs, n.frame[min(n.room, len(n.frame)-1):])
 			n.bufs = all[:len(n.bufs)]
-			got, errno = n.nic.ReadFrame(all)
+			if got, errno = n.nic.ReadFrame(all); errno == 0 {
+				n.RxLimit.Take(uint64(max(got-n.hdr, 0)), 1)
+			}
 		}
 		if errno == syscall.EAGAIN {
 			n.poll = n.nic.PollFD()
@@ -147,10 +155,10 @@ func (n *Net) receive() error {
 		}
 		if errno == 0 && got > n.room && got < len(n.frame) && n.mayHold() {
 			n.bufs.CopyTo(n.frame)
-			n.late = n.frame[:got]
-			return nil
+			n.late, n.goal = n.frame[:got], got
+			continue
 		}
-		n.late = nil
+		n.late, n.goal = nil, max(got, n.goal-n.goal/16)
 		if errno == 0 && got <= n.room && n.deliver(got) {
 			continue
 		}
@@ -166,9 +174,10 @@ func (n *Net) receive() error {
 
 func (n *Net) mayHold() bool { return len(n.held) < n.most && len(n.bufs) < maxSlices }
 
-// hold takes chains until every frame has room.
+// hold takes chains until a frame like those before has room: each one that is held
+// costs every read its share. A longer frame is late and costs a copy.
 func (n *Net) hold() error {
-	for n.room < netHeaderSize+maxFrame && n.mayHold() {
+	for n.room < n.goal && n.mayHold() {
 		if ok, err := n.rx.Pop(&n.c); !ok || err != nil {
 			return err
 		}

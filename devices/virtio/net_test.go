@@ -219,3 +219,48 @@ func TestNetMalformed(t *testing.T) {
 		}
 	}
 }
+
+// TestNetHoldsWhatFramesNeed: short frames have one chain held at a time, long ones as
+// many as they need, and the first long one comes in the same round, by a copy.
+func TestNetHoldsWhatFramesNeed(t *testing.T) {
+	r := newOffloadRig(t, fMergeable)
+	var chains [][][]byte
+	for range 200 {
+		_, in := r.rx.Add(nil, 1526)
+		chains = append(chains, in)
+	}
+	offered := 0 // that the last read was offered
+	r.n.nic = &countingNIC{fakeNIC: r.nic, offered: &offered}
+	for i, step := range []struct{ frames, size, slices int }{
+		{3, 60, 2}, // one chain, and the room behind it
+		{1, 9014, 7}, {1, 9014, 7},
+		{1, 60, 7}, {100, 60, 2},
+		{1, 20000, 15}, {1, 1514, 14},
+	} {
+		for j := range step.frames {
+			r.nic.in = append(r.nic.in, ethernet(step.size, byte(i+j)))
+		}
+		r.serve()
+		for j := range step.frames {
+			frame, n := r.received(chains)
+			if chains = chains[n:]; !bytes.Equal(frame, ethernet(step.size, byte(i+j))) {
+				t.Fatalf("step %d, frame %d: %d bytes; want the frame of %d", i, j, len(frame), step.size)
+			}
+		}
+		if offered != step.slices || len(r.nic.in) != 0 {
+			t.Errorf("step %d: the read after %d frames of %d bytes has %d slices; want %d", i, step.frames, step.size, offered, step.slices)
+		}
+	}
+	r.dropped("frames of all sizes", 0, 0)
+}
+
+// countingNIC tells what the last read was offered.
+type countingNIC struct {
+	*fakeNIC
+	offered *int
+}
+
+func (n *countingNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
+	*n.offered = len(bufs)
+	return n.fakeNIC.ReadFrame(bufs)
+}

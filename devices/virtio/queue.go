@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/memory"
 )
 
@@ -24,9 +26,10 @@ type Queue struct {
 	cursor
 	inFlight uint16 // chains that Pop has handed out and Push has not returned
 
-	stopped bool // the driver wrote 0 to QueueReady
-	left    int  // bytes that Pop may still hand out in this round of Serve
-	more    bool // this round left chains that could have been handled
+	stopped bool          // the driver wrote 0 to QueueReady
+	left    int           // bytes that Pop may still hand out in this round of Serve
+	more    bool          // this round left chains that could have been handled
+	wait    time.Duration // this round left chains that a limiter lets through after this time
 }
 
 // cursor is what a queue remembers while no chain is in flight.
@@ -217,8 +220,18 @@ func (q *Queue) publish() { memory.Store16(q.used[2:], q.UsedIdx) }
 // begin gives the queue its share of a round of Serve.
 func (q *Queue) begin() {
 	if q != nil {
-		q.left, q.more = roundBytes, false
+		q.left, q.more, q.wait = roundBytes, false, 0
 	}
+}
+
+// within says whether the limiter lets the next chain through. If not, another round of
+// Serve follows when it does.
+func (q *Queue) within(l *devices.Limiter) bool {
+	wait := l.Wait()
+	if q != nil {
+		q.wait = wait
+	}
+	return wait <= 0
 }
 
 // interrupt says whether the driver wants to hear of the chains pushed since it

@@ -1,7 +1,9 @@
 package virtio
 
 import (
+	"math"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,29 +14,37 @@ func (r *registers) live() bool {
 }
 
 // Serve is one round: the device handles what there is, and the driver is
-// interrupted if it wants to be. Another round is due at once if there is more, and
-// when the descriptor fd is readable, unless that is -1.
-func (m *MMIO) Serve() (more bool, fd int) {
+// interrupted if it wants to be. Another round is due when the descriptor fd is readable,
+// and after timeout ms, unless they are -1.
+func (m *MMIO) Serve() (timeout, fd int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.reg.live() {
-		return false, -1
+	if m.frozen || !m.reg.live() {
+		return -1, -1
 	}
 	for _, q := range m.q {
 		q.begin()
 	}
 	if err := m.dev.Serve(); err != nil {
 		m.fail(err)
-		return false, -1
+		return -1, -1
 	}
 	wanted := false
+	timeout = -1
 	for _, q := range m.q {
-		more, wanted = more || q != nil && q.more, q.interrupt() || wanted
+		wanted = q.interrupt() || wanted
+		switch {
+		case q == nil:
+		case q.more:
+			timeout = 0
+		case q.wait > 0: // rounded up; no timeout, -1, is the largest uint
+			timeout = int(min(uint(timeout), uint(q.wait/time.Millisecond)+1, math.MaxInt32))
+		}
 	}
 	if wanted {
 		m.interrupt(interruptQueue)
 	}
-	return more, m.dev.PollFD()
+	return timeout, m.dev.PollFD()
 }
 
 // Work serves the device until the descriptor stop is readable. kick is the
@@ -50,11 +60,7 @@ func (m *MMIO) Work(kick, stop int) {
 	fds := []unix.PollFd{{Fd: int32(stop), Events: unix.POLLIN}, {Fd: int32(kick), Events: unix.POLLIN}, {Events: unix.POLLIN}}
 	count := make([]byte, 8)
 	for dead := -1; ; {
-		timeout := -1
-		more, fd := m.Serve()
-		if more {
-			timeout = 0
-		}
+		timeout, fd := m.Serve()
 		if fd == dead {
 			fd = -1
 		}

@@ -238,8 +238,8 @@ func TestRounds(t *testing.T) {
 			d.Offer(uint16(i))
 		}
 		rounds := 0
-		for more := true; more; rounds++ {
-			more, _ = g.m.Serve()
+		for timeout := 0; timeout == 0; rounds++ {
+			timeout, _ = g.m.Serve()
 		}
 		n := 0
 		for ; ; n++ {
@@ -268,7 +268,7 @@ func TestWorkRounds(t *testing.T) {
 		d.waitUsed()
 	}
 	w.idle()
-	if more, _ := g.m.Serve(); more {
+	if timeout, _ := g.m.Serve(); timeout != -1 {
 		t.Error("Serve has more to do after all is done")
 	}
 }

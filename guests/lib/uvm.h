@@ -21,7 +21,7 @@ struct uvm_boot_info {
 	uint64_t tsc_hz;          // frequency of RDTSC
 	uint64_t cmdline;         // C string of at most UVM_CMDLINE_MAX characters
 	uint64_t manifest;        // struct uvm_manifest with the device fields filled in
-	uint32_t host_features;   // bit 0: network ring offered (these guests do not use it), bit 31: UVM_BATCH
+	uint32_t host_features;   // bit 0: UVM_FEATURE_RING, bit 31: UVM_FEATURE_BATCH
 	uint32_t guest_features;  // read-only memory, hence always 0
 	uint64_t net_ring;        // address of the network ring, 0: none
 };
@@ -136,6 +136,23 @@ struct uvm_request {
 };
 _Static_assert(sizeof(struct uvm_request) == 48 && offsetof(struct uvm_request, call) == 40, "uvm: BATCH");
 
+// The network ring (hvt ABI 5), at net_ring where host_features says so. Indices run freely and count modulo the slots.
+#define UVM_FEATURE_RING (1u << 0)
+enum { UVM_RING_PORT = 0x600, UVM_RING_SLOTS = 1024, UVM_RING_WRITE = 1, UVM_RING_READ = 2 };
+enum { UVM_RING_FRAME = 2048 };  // bytes: a longer frame is written by a hypercall
+struct uvm_ring_entry { uint32_t op, handle; uint64_t ptr; uint32_t len, id; uint64_t reserved; };
+struct uvm_ring_commit { uint32_t id; int32_t ret; uint32_t len, reserved; };
+struct uvm_ring {
+	uint32_t entry_tail, commit_head;  // the guest's
+	uint8_t pad[56];
+	uint32_t entry_head, commit_tail, needs_kick;  // the monitor's
+	uint8_t pad2[52];
+	struct uvm_ring_entry entry[UVM_RING_SLOTS];
+	struct uvm_ring_commit commit[UVM_RING_SLOTS];
+};
+_Static_assert(offsetof(struct uvm_ring, entry_head) == 64 && offsetof(struct uvm_ring, entry) == 128, "hvt ABI 5: ring");
+_Static_assert(offsetof(struct uvm_ring, commit) == 32896 && sizeof(struct uvm_ring) == 49280, "hvt ABI 5: ring");
+
 // Cookie of HALT: where a trap left its registers. UVM_TRAP_FRAME_SIZE bytes from there on must be readable.
 #define UVM_TRAP_FRAME_SIZE 512
 struct uvm_trap_frame { uint64_t cr2, error_code, rip, cs, rflags, rsp, ss; };
@@ -200,6 +217,12 @@ int uvm_batch(struct uvm_request *requests, size_t n, size_t *done);
 int uvm_call(struct uvm_request *request);  // one of them, by the single call
 struct uvm_request uvm_block_request(int call, uint64_t handle, uint64_t offset, const void *buf, size_t len);
 struct uvm_request uvm_net_request(int call, uint64_t handle, const void *buf, size_t len);
+
+// Frames by the network ring, as the net calls above. A write is on its way when the call returns, and its result is not
+// known. Only where uvm_has_ring.
+bool uvm_has_ring(void);
+int uvm_ring_read(uint64_t handle, void *buf, size_t *len);
+int uvm_ring_write(uint64_t handle, const void *buf, size_t len);
 
 // What the monitor says to the guest before the guest's own arguments: the leading words of the command line that begin
 // with "uvm." (docs/abi.md, "Words from the monitor"). main does not see them.

@@ -6,6 +6,7 @@
 //                        from. Without it the one that the monitor hands over, or else 10.0.0.2
 //   --packets N          end with status 0 after N answers
 //   --single             one hypercall for each frame, also where the monitor has batches
+//   --ring               by the network ring, frame by frame as Solo5's own bindings have it; the monitor has to offer it
 //
 // A UDP datagram to port 7 that consists of "quit\n" is answered and ends the guest with status 0.
 #include "packet.h"
@@ -18,14 +19,23 @@ enum { FRAMES = 16, ROOM = ETHERNET_HEADER + UINT16_MAX };
 static uint8_t frame[FRAMES][ROOM];
 static struct uvm_request request[2 * FRAMES];
 
-// Carries out the first n requests, as uvm_batch does.
-static int carry_out(bool single, size_t n, size_t *done)
+static enum { BATCH, SINGLE, RING } way;
+
+static int by_ring(struct uvm_request *r)
 {
-	if (!single)
+	if (r->call == UVM_NET_WRITE)
+		return uvm_ring_write(r->net.handle, (void *)r->net.ptr, r->net.len);
+	return uvm_ring_read(r->net.handle, (void *)r->net.ptr, &r->net.len);
+}
+
+// Carries out the first n requests, as uvm_batch does.
+static int carry_out(size_t n, size_t *done)
+{
+	if (way == BATCH)
 		return uvm_batch(request, n, done);
 	int result = UVM_OK;
 	for (*done = 0; *done < n && result == UVM_OK; *done += result == UVM_OK)
-		result = uvm_call(&request[*done]);
+		result = way == RING ? by_ring(&request[*done]) : uvm_call(&request[*done]);
 	return result;
 }
 
@@ -33,7 +43,6 @@ int main(int argc, char **argv)
 {
 	const struct uvm_device *nic = uvm_find_device("service", UVM_NET_DEVICE);
 	uint64_t handle = uvm_handle(nic), limit = 0, answered = 0;
-	bool single = false;
 	struct station me = { .ip = { 10, 0, 0, 2 } };
 	memcpy(me.mac, nic->net.mac, sizeof(me.mac));
 	struct uvm_ipv4 given;
@@ -48,11 +57,17 @@ int main(int argc, char **argv)
 		} else if (strcmp(argv[i], "--packets") == 0 && i + 1 < argc)
 			ok = parse_u64(argv[++i], &limit) && limit > 0;
 		else if (strcmp(argv[i], "--single") == 0)
-			ok = single = true;
+			ok = (way = SINGLE);
+		else if (strcmp(argv[i], "--ring") == 0)
+			ok = (way = RING);
 		if (!ok) {
-			puts("usage: netecho [--ipv4=A.B.C.D/PREFIX] [--packets N] [--single]");
+			puts("usage: netecho [--ipv4=A.B.C.D/PREFIX] [--packets N] [--single | --ring]");
 			return 2;
 		}
+	}
+	if (way == RING && !uvm_has_ring()) {
+		puts("netecho: the monitor offers no network ring");
+		return 1;
 	}
 	printf("netecho: %d.%d.%d.%d up, mac %02x:%02x:%02x:%02x:%02x:%02x, mtu %d\n", me.ip[0], me.ip[1], me.ip[2], me.ip[3],
 	       me.mac[0], me.mac[1], me.mac[2], me.mac[3], me.mac[4], me.mac[5], nic->net.mtu);
@@ -60,11 +75,11 @@ int main(int argc, char **argv)
 	// Each batch sends the answers to the last one's frames, and then takes what has come since: the buffers are free again.
 	bool end = false;
 	for (size_t replies = 0;;) {
-		const size_t reads = end ? 0 : single ? 1 : FRAMES;
+		const size_t reads = end ? 0 : way == BATCH ? FRAMES : 1;
 		for (size_t i = 0; i < reads; i++)
 			request[replies + i] = uvm_net_request(UVM_NET_READ, handle, frame[i], ETHERNET_HEADER + (size_t)nic->net.mtu);
 		size_t done;
-		int result = carry_out(single, replies + reads, &done);
+		int result = carry_out(replies + reads, &done);
 		if (done < replies) {
 			printf("netecho: write failed, result %d\n", result);
 			return 1;

@@ -86,30 +86,35 @@ func TestGuests(t *testing.T) {
 }
 
 // network is a unikernel on a TAP in a network namespace, as scripts/demo.sh
-// makes it.
+// makes it. $1 is a flag of uvm's, $2 one of the guest's.
 const network = `set -e
 ip netns add lab
 inside() { ip netns exec lab "$@"; }
 inside ip tuntap add tap0 mode tap
 inside ip addr add 10.0.0.1/24 dev tap0
 inside ip link set tap0 up
-inside uvm run bin/guests/netecho.hvt --net tap0 -- --ipv4=10.0.0.2/24 >/tmp/console &
+inside uvm run bin/guests/netecho.hvt --net tap0 $1 -- --ipv4=10.0.0.2/24 $2 >/tmp/console &
 until grep -q ' up,' /tmp/console; do sleep 0.1; done
 inside ping -c 2 -W 5 10.0.0.2
+inside ping -c 20 -i 0.05 -s 1400 -q 10.0.0.2
 inside bash -c 'echo quit >/dev/udp/10.0.0.2/7'
 wait $!
 ip netns del lab
 `
 
-// TestNetwork pings a unikernel and ends it by a datagram.
+// TestNetwork pings a unikernel and ends it by a datagram: with batches of hypercalls, single
+// ones, and the network ring, in either of the processor's rings.
 func TestNetwork(t *testing.T) {
 	t.Parallel()
-	Run(t, Options{Tools: []string{"bash", "ip"}},
-		Job{Name: "ping", Dir: srcDir, Argv: []string{"bash", "-c", network}, Check: func(t *testing.T, r *Result) {
-			if r.Status != 0 || !strings.Contains(r.Stdout, " 0% packet loss") {
-				t.Errorf("status %d, stdout %q, stderr %q; want two answers and status 0", r.Status, r.Stdout, r.Stderr)
+	var jobs []Job
+	for _, way := range [][2]string{{"", ""}, {"", "--single"}, {"--net-ring=on", "--ring"}, {"--net-ring=on --ring=0", "--ring"}} {
+		jobs = append(jobs, Job{Name: "ping " + strings.Join(way[:], " "), Dir: srcDir, Argv: []string{"bash", "-c", network, "network", way[0], way[1]}, Check: func(t *testing.T, r *Result) {
+			if r.Status != 0 || strings.Count(r.Stdout, " 0% packet loss") != 2 {
+				t.Errorf("status %d, stdout %q, stderr %q; want all pings answered and status 0", r.Status, r.Stdout, r.Stderr)
 			}
 		}})
+	}
+	Run(t, Options{Tools: []string{"bash", "ip"}}, jobs...)
 }
 
 // TestICount takes the same measurements in two boots: what a guest measures,
