@@ -126,8 +126,8 @@ func TestBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	if img.Kind != loader.KindHVT || img.Entry != hvtelf.CodeAddr || img.ABI != (loader.ABI{Target: 1, Version: 2}) || end != 0x111000 {
-		t.Errorf("kernel = kind %v, entry %v, ABI %+v, end %v; want hvt, 0x100000, {1 2}, 0x111000", img.Kind, img.Entry, img.ABI, end)
+	if img.Kind != loader.KindHVT || img.Entry != hvtelf.CodeAddr || img.ABI != 2 || end != 0x111000 {
+		t.Errorf("kernel = kind %v, entry %v, ABI %+v, end %v; want hvt, 0x100000, 2, 0x111000", img.Kind, img.Entry, img.ABI, end)
 	}
 	want := []loader.Segment{
 		{Index: 0, Addr: 0x100000, Offset: 0x1000, FileSize: 3, MemSize: 3, Align: 4096, R: true, X: true},

@@ -28,7 +28,7 @@ type Image struct {
 	Kind     Kind
 	Entry    memory.Addr
 	Segments []Segment // all PT_LOAD entries with memsz > 0, in file order; the payload of a bzImage
-	ABI      ABI       // KindHVT only, like Manifest and Native
+	ABI      uint32    // version of the hvt ABI; KindHVT only, like Manifest and Native
 	Manifest *Manifest
 	Native   *Native // nil: the file has no note of uvm's own
 	Linux    *Linux  // KindPVH and KindLinux, otherwise nil

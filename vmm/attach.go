@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -42,13 +42,8 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 	}
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
-	}
-	if missing != nil {
+	missing := slices.DeleteFunc(slices.Clone(m.Entries), func(e loader.Device) bool { return e.Attached || e.Type >= loader.DeviceReserved })
+	if len(missing) > 0 {
 		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
@@ -95,21 +90,19 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 // claim finds the handle of a configured device and marks it attached: by name, or
 // the i-th takes the i-th of its type.
 func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handle int, err error) {
-	before := i
-	var all []string
+	var all []string // of the type, so far
 	for h := range m.Entries {
 		e := &m.Entries[h]
 		if e.Type != typ {
 			continue
 		}
-		if name == "" && before == 0 || name != "" && e.Name == name {
+		if name == "" && len(all) == i || name != "" && e.Name == name {
 			if e.Attached {
 				return 0, configError("%v device %q: attached twice", typ, e.Name)
 			}
 			e.Attached = true
 			return h, nil
 		}
-		before--
 		all = append(all, strconv.Quote(e.Name))
 	}
 	declared := fmt.Sprintf("it declares %v devices %s", typ, strings.Join(all, ", "))
@@ -172,10 +165,7 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 	}
 	if mac = c.MAC; mac == [6]byte{} {
-		if _, err := unix.Getrandom(mac[:], 0); err != nil {
-			t.Close()
-			return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
-		}
+		copy(mac[:], le64s(rand.Uint64()))
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil

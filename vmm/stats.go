@@ -53,8 +53,8 @@ type VirtioStats struct {
 type counters struct {
 	exits          [64]atomic.Uint64 // by KVM's reason; the last one has those beyond
 	calls, callNS  [hypercall.NumCalls]atomic.Uint64
-	traps          [sealedVectors]atomic.Uint64
-	inKVM, outside atomic.Int64 // ns
+	traps          [32]atomic.Uint64 // by vector; the last one, which no exception has, for interrupts
+	inKVM, outside atomic.Int64      // ns
 
 	end   time.Duration // of the last exit, since VM.epoch
 	event Event

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -27,64 +28,55 @@ func runMain(args []string) int {
 }
 
 func (s *settings) run() int {
-	var status int
+	// A start that fails takes back what it has made on the host, the last thing first.
+	var undo []func()
+	defer func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}()
 	ctl, err := s.newController()
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
+	undo = append(undo, ctl.undo)
 	console, undoConsole, err := s.openConsole()
-	undo := func() {
-		undoConsole()
-		ctl.undo()
-	}
+	undo = append(undo, undoConsole)
 	if err == nil {
 		err = ctl.openLogs()
 	}
 	if err != nil {
-		undo()
 		return fail(startStatus(err), "%v", err)
 	}
 	undoTrace, err := s.trace.open()
-	undoOthers := undo
-	undo = func() {
-		undoTrace()
-		undoOthers()
-	}
+	undo = append(undo, undoTrace)
 	if err != nil {
-		undo()
 		return fail(exitHost, "--output: %v", err)
 	}
-	cfg := s.vmConfig()
 	dbg, err := s.newDebugging(ctl.log.Logger)
 	if err != nil {
-		undo()
 		return fail(startStatus(err), "%v", err)
 	}
-	undoControl := undo
-	undo = func() {
-		dbg.close()
-		undoControl()
-	}
+	undo = append(undo, dbg.close)
+	cfg := s.vmConfig()
 	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
 	var ports []string
+	status := -1
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {
-			undo()
 			return status
 		}
 	}
 	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
-		undo()
 		return fail(startStatus(err), "%v", err)
 	}
 	note, status := s.network(&cfg, ports)
 	if status >= 0 {
-		undo()
 		return status
 	}
 
 	ctx, cancel, ready := interruptible()
-	time.AfterFunc(pinnedTime, ctl.outlasted)
+	time.AfterFunc(pinnedTime, unpin)
 	tty := &terminal{}
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.
@@ -94,10 +86,10 @@ func (s *settings) run() int {
 	}
 	vm, err := vmm.New(cfg)
 	if err != nil {
-		undo()
 		tty.restore()
 		return fail(startStatus(err), "%s", startError(err))
 	}
+	undo = nil
 	if s.Timeout > 0 {
 		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })
 	}

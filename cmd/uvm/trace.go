@@ -59,6 +59,7 @@ func traceMain(args []string) int {
 		if f.NArg() > 0 {
 			return fail(exitUsage, "unexpected argument %q: --attach traces a VM that runs", f.Arg(0))
 		}
+		t.opts.runDir, _ = f.GetString("run-dir")
 		return t.attach()
 	}
 	s, status := readSettings(args, func(s *settings) *pflag.FlagSet { return traceFlags(&o, s) })
@@ -112,7 +113,16 @@ func (t *tracer) start(hub *trace.Hub) {
 	go func() {
 		defer close(t.done)
 		w := t.writer()
-		forward(t.listener, t.stop, func(r *trace.Record) { l := r.Line(); w.line(&l, l.Text(t.vcpus)) }, w.flush)
+		forward(t.listener, t.stop, func(r *trace.Record) {
+			l := r.Line()
+			text := l.Text(t.vcpus)
+			if t.opts.json {
+				b, err := json.Marshal(l)
+				t.fail(err)
+				text = string(b)
+			}
+			w.line(text)
+		}, w.flush)
 	}()
 }
 
@@ -208,12 +218,7 @@ type lineWriter struct {
 
 func (t *tracer) writer() *lineWriter { return &lineWriter{t, bufio.NewWriterSize(t.out, 64<<10)} }
 
-func (w *lineWriter) line(l *trace.Line, text string) {
-	if w.opts.json {
-		b, err := json.Marshal(l)
-		w.fail(err)
-		text = string(b)
-	}
+func (w *lineWriter) line(text string) {
 	io.WriteString(w.w, text)
 	w.fail(w.w.WriteByte('\n')) // a bufio.Writer remembers its first error
 }
@@ -235,8 +240,8 @@ type tracePart struct {
 
 // tracedLine has both forms, so that the client need not know what events there are.
 type tracedLine struct {
-	Text string     `json:"text"`
-	Line trace.Line `json:"line"`
+	Text string          `json:"text"`
+	Line json.RawMessage `json:"line"` // a trace.Line
 }
 
 const (
@@ -281,7 +286,11 @@ func (c *controller) trace(call *control.Call) (any, error) {
 	}
 	forward(l, ctx.Done(), func(r *trace.Record) {
 		line := r.Line()
-		part.Lines = append(part.Lines, tracedLine{line.Text(cpus > 1), line})
+		object, err := json.Marshal(line)
+		if err != nil { // nothing in a line can bring that about
+			return
+		}
+		part.Lines = append(part.Lines, tracedLine{line.Text(cpus > 1), object})
 		if len(part.Lines) == partLines {
 			send()
 		}
@@ -347,7 +356,11 @@ func (t *tracer) attach() int {
 			return fmt.Errorf("malformed trace: %w", err)
 		}
 		for i := range p.Lines {
-			w.line(&p.Lines[i].Line, harmless(p.Lines[i].Text))
+			text := p.Lines[i].Text
+			if t.opts.json {
+				text = string(p.Lines[i].Line)
+			}
+			w.line(harmless(text))
 		}
 		w.flush()
 		part = p

@@ -30,12 +30,12 @@ func overwrite(t *testing.T, path, content string) {
 	}
 }
 
-// walltimes is a guest that asks for the time for ever.
+// walltimes is a guest that asks for the time and polls, for ever.
 func walltimes(t testing.TB) string {
 	g := new(guest).print("up\n")
-	at := g.store(words(0))
+	at := g.store(words(0, 0, 0))
 	size := len(g.code)
-	g.call(hypercall.Walltime, at)
+	g.call(hypercall.Walltime, at).call(hypercall.Poll, g.store(words(0, 0, 0)))
 	return g.emit(0xeb, byte(size-len(g.code)-2)).file(t) // jmp to the call
 }
 
@@ -113,13 +113,17 @@ func TestTraceNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	cmd := program(t, "uvm", "trace", walltimes(t), "--timeout", "2s", "-o", "/dev/fd/3")
+	g := new(guest).emit(0xb9, 0x60, 0xea, 0, 0) // mov ecx, 60000
+	at, loop := g.store(words(0)), len(g.code)
+	g.call(hypercall.Walltime, at).emit(0xff, 0xc9) // dec ecx
+	g.emit(0x75, byte(loop-len(g.code)-2)).halt(0)  // jnz to the call
+	cmd := program(t, "uvm", "trace", g.file(t), "-o", "/dev/fd/3")
 	cmd.ExtraFiles = []*os.File{w}
 	run := follow(t, cmd)
 	w.Close()
-	got := run.wait() // after the guest's 2 s and those that the end waits
-	if got.status != exitTimeout || !regexp.MustCompile(`uvm: trace: \d+ events dropped`).MatchString(got.stderr) {
-		t.Errorf("uvm trace = %+v; want it to end by --timeout, and how many events were dropped", got)
+	got := run.wait() // after what the end waits for a reader
+	if got.status != 0 || !regexp.MustCompile(`uvm: trace: \d+ events dropped`).MatchString(got.stderr) {
+		t.Errorf("uvm trace = %+v; want status 0, and how many events were dropped", got)
 	}
 }
 
@@ -129,10 +133,10 @@ func TestTraceAttach(t *testing.T) {
 	vm := follow(t, program(t, "uvm", "run", walltimes(t), "--name", "web"))
 	vm.expect("up\n")
 	for _, how := range []string{"text", "json", "table"} {
-		args := map[string][]string{"text": {"-e", "WALLTIME"}, "json": {"--json"}, "table": {"-c"}}[how]
+		args := map[string][]string{"text": {"-e", "POLL"}, "json": {"--json"}, "table": {"-c"}}[how]
 		out := filepath.Join(t.TempDir(), "trace")
 		tr := follow(t, program(t, append([]string{"uvm", "trace", "--attach", "web", "-o", out}, args...)...))
-		wants := map[string]string{"text": "WALLTIME() = ", "json": `"name":"WALLTIME"`}
+		wants := map[string]string{"text": " POLL(timeout_ns=0) = 0 ready <", "json": `"name":"POLL","args":{"timeout_ns":0},"result":"0 ready",`}
 		if how == "table" {
 			time.Sleep(3 * rowsEvery / 2)
 		} else {
@@ -198,4 +202,17 @@ func TestTraceEndsWithVM(t *testing.T) {
 		t.Errorf("uvm trace --attach of a VM that ended = %+v; want status 0", got)
 	}
 	wantLine(t, uvm(t, "trace", "--attach", "web"), exitUsage, "no VM \"web\"")
+	dir := os.Getenv(control.RunDirEnv)
+	t.Setenv(control.RunDirEnv, t.TempDir())
+	vm = spinning(t, "--name", "web", "--run-dir", dir)
+	if got := uvm(t, "trace", "--attach", "web", "--run-dir", dir, "-e", "none"); got.status != exitUsage {
+		t.Errorf("uvm trace --run-dir = %+v; want status %d", got, exitUsage)
+	}
+	tr = follow(t, program(t, "uvm", "trace", "--attach", "web", "--run-dir", dir))
+	time.Sleep(100 * time.Millisecond)
+	wantQuiet(t, uvm(t, "stop", "web", "--run-dir", dir), 0, "")
+	vm.wait()
+	if got := tr.wait(); got.status != 0 {
+		t.Errorf("uvm trace --run-dir = %+v; want status 0", got)
+	}
 }

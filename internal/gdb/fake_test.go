@@ -88,6 +88,14 @@ func (f *fake) end(e Event) {
 	}
 }
 
+// runs says that the machine has been resumed. A client has only sent its command then, and
+// an event of a machine that does not run is none.
+func (f *fake) runs() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.running
+}
+
 func (f *fake) Interrupt() { f.end(Event{Signal: 2}) }
 
 func (f *fake) Registers(n int) (Registers, error) {

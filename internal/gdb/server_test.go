@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
 // TestAnswers holds single packets against the protocol's words.
@@ -167,6 +169,7 @@ func TestEnd(t *testing.T) {
 		f := newFake()
 		c := connect(t, f)
 		c.send("c")
+		testutil.Until(t, "the machine running", f.runs)
 		f.end(end.event)
 		if got := c.answer(); got != end.want {
 			t.Errorf("end %+v = %q; want %q", end.event, got, end.want)

@@ -98,8 +98,8 @@ func (d *durable) powerOff(t *testing.T, rng *rand.Rand, salt int, cache string)
 	var out strings.Builder
 	acks, after := 0, 1+rng.IntN(120)
 	pause := time.Duration(rng.Int64N(int64(30 * time.Millisecond)))
-	for deadline := time.Now().Add(time.Minute); acks < after; {
-		e, err := s.m.next(deadline, time.Minute)
+	for deadline := time.Now().Add(2 * time.Minute); acks < after; {
+		e, err := s.m.next(deadline, 2*time.Minute)
 		if err != nil && !errors.Is(err, errEnded) { // the lab's emulation, see docs/testing.md
 			t.Logf("HUNG after %d lines, with cache=%s", acks, cache)
 			return "", "", true
@@ -198,7 +198,7 @@ for i in $(seq $N); do
 	SECONDS=0
 	until [ $(wc -l <out) -ge $acks ]; do
 		kill -0 $! || { cat out err; exit 1; }
-		[ $SECONDS -lt 60 ] || { echo "HUNG $i after $(wc -l <out) lines"; [ $((++hung)) -lt $((2 + N / 20)) ] || exit 1; break; }
+		[ $SECONDS -lt 120 ] || { echo "HUNG $i after $(wc -l <out) lines"; [ $((++hung)) -lt $((2 + N / 20)) ] || exit 1; break; }
 		sleep 0.02
 	done
 	sleep 0.$((RANDOM % 10))$((RANDOM % 10))
@@ -220,7 +220,7 @@ func TestMonitorKill(t *testing.T) {
 	seed := time.Now().UnixNano() & 0x7fff
 	n := crashes(t, "UVM_KILLS", 10)
 	Run(t, Options{Files: d.files, Tools: []string{"bash", "e2fsck", "debugfs", "flock"}, Disks: []Disk{{Path: d.path("lab.img")}}}, Job{
-		Name: "kill", Dir: "/vm", Bound: time.Duration(n)*10*time.Second + time.Minute, Argv: []string{"bash", "-c", monitorKill},
+		Name: "kill", Dir: "/vm", Bound: time.Duration(n)*30*time.Second + time.Minute, Argv: []string{"bash", "-c", monitorKill},
 		Env: []string{fmt.Sprint("N=", n), fmt.Sprint("SEED=", seed)},
 		Check: func(t *testing.T, r *Result) {
 			t.Logf("seed %d\n%s", seed, r.Stdout)

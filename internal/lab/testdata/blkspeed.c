@@ -1,5 +1,5 @@
-// blkspeed FILE MILLISECONDS: direct I/O on a file or block device by io_uring, with raw system calls, and a line of JSON for
-// each measurement. It reads and writes all over the file; what was in it is lost.
+// blkspeed FILE MILLISECONDS [writeback]: direct I/O, or with the third word through the page cache, on a file or block device by
+// io_uring, with raw system calls, and a line of JSON for each measurement. What was in the file is lost.
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
@@ -97,10 +97,10 @@ static void measure(const char *what, int write, int random, size_t block, int d
 
 int main(int argc, char **argv)
 {
-	if (argc != 3)
-		errx(2, "usage: blkspeed FILE MILLISECONDS");
+	if (argc < 3)
+		errx(2, "usage: blkspeed FILE MILLISECONDS [writeback]");
 	double s = atof(argv[2]) / 1000;
-	if ((file = open(argv[1], O_RDWR | O_DIRECT)) < 0)
+	if ((file = open(argv[1], argc > 3 && !strcmp(argv[3], "writeback") ? O_RDWR : O_RDWR | O_DIRECT)) < 0)
 		err(1, "%s", argv[1]);
 	size = lseek(file, 0, SEEK_END);
 	if (posix_memalign((void **)&memory, 4096, MOST * 4096 + (8 << 20)))
