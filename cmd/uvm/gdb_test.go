@@ -90,7 +90,7 @@ func wantInOrder(t *testing.T, text string, patterns ...string) {
 // interrupt has gdb's own process send itself ^C while a guest runs.
 const interrupt = `python
 import threading, os, signal
-threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 end
 continue
 `
