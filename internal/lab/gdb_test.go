@@ -51,18 +51,20 @@ stepi
 stepi
 stepi
 info symbol $pc
-break panic
 shell (sleep 4; kill -INT $PPID) &
 continue
 backtrace 3
-print $pc > 0
-delete
-shell (sleep 4; kill -INT $PPID) &
-continue
-info registers rip
 monitor vcpus
-x/2x 0xffffc00000000000
 detach
+end
+run_gdb kernel <<'end' || true
+target remote /tmp/gdb.sock
+break panic
+continue
+end
+run_gdb kernel <<'end' || true
+target remote /tmp/gdb.sock
+x/2x 0xffffc00000000000
 end
 until_ticks $(($(grep -c tick out) + 2)) out
 echo more ticks
@@ -71,7 +73,7 @@ wait $guest || echo ended with $?
 cat err`,
 		want: []string{
 			`vCPU 0, ring`, `single steps true`, `rip +0x`, `cr3 +0x`, `"Linux version 6\.1`, `= 0x2078756e694c|= 0x65762078756e694c`, `= 0x1234`, `in section|No symbol matches`,
-			`rip +0x`, `vCPU 0: rip 0x`, `Cannot access memory at address 0xffffc00000000000`, `detached`, `more ticks`, `ended with 143`,
+			`SIGINT`, `#0  `, `vCPU 0: rip 0x`, `detached`, `Cannot insert breakpoint 1`, `Cannot access memory at address 0xffffc00000000000`, `more ticks`, `ended with 143`,
 		},
 	},
 	{
@@ -146,7 +148,7 @@ continue
 backtrace 1
 continue
 end`,
-		want: []string{`Breakpoint 1, 0x[0-9a-f]+ in add`, `0x55556666777788881111222233334444`, `Old value = 1\nNew value = 3`, `Old value = 3\nNew value = 6`, `privileged`,
+		want: []string{`Breakpoint 1, 0x[0-9a-f]+ in add`, `0x55556666777788881111222233334444`, `Old value = 0\nNew value = 1`, `Old value = 1\nNew value = 3`, `privileged`,
 			`read watchpoint`, `exited with code 03`, `SIGSEGV`, `write_text`, `terminated with signal SIGSEGV`},
 	},
 }
@@ -184,16 +186,17 @@ func TestGDB(t *testing.T) {
 		jobs = append(jobs, Job{
 			Name: c.name, Dir: "/vm", Argv: []string{"bash", "-ec", gdbPrologue + c.script}, Bound: 3 * time.Minute,
 			Check: func(t *testing.T, r *Result) {
-				rest := r.Stdout
+				// What gdb says of the modules that are not here.
+				rest := regexp.MustCompile(`Python Exception .*\n`).ReplaceAllString(r.Stdout, "")
 				for _, p := range c.want {
 					at := regexp.MustCompile(p).FindStringIndex(rest)
 					if at == nil {
-						t.Errorf("status %d; no %q where it should be\nstdout: %s\nstderr: %s", r.Status, p, r.Stdout, r.Stderr)
+						t.Errorf("status %d; no %q where it should be\nstdout: %s\nstderr: %s", r.Status, p, rest, r.Stderr)
 						return
 					}
 					rest = rest[at[1]:]
 				}
-				t.Logf("%.1f s in the lab\n%s", r.Elapsed.Seconds(), r.Stdout)
+				t.Logf("%.1f s in the lab\n%s", r.Elapsed.Seconds(), r.Stdout[max(0, len(r.Stdout)-4000):])
 			},
 		})
 	}
