@@ -193,7 +193,11 @@ func TestTraceEndsWithVM(t *testing.T) {
 	vm := spinning(t, "--name", "web")
 	out := filepath.Join(t.TempDir(), "trace")
 	tr := follow(t, program(t, "uvm", "trace", "--attach", "web", "--json", "-o", out))
-	time.Sleep(100 * time.Millisecond)
+	attached := func(flags ...string) {
+		t.Helper()
+		testutil.Until(t, "a VM that is traced", func() bool { v := ps(t, flags...); return len(v) == 1 && v[0].Streams == 1 })
+	}
+	attached()
 	wantQuiet(t, uvm(t, "stop", "web"), 0, "")
 	vm.wait()
 	if got := tr.wait(); got.status != 0 || got.stderr != "" {
@@ -207,7 +211,7 @@ func TestTraceEndsWithVM(t *testing.T) {
 		t.Errorf("uvm trace --run-dir = %+v; want status %d", got, exitUsage)
 	}
 	tr = follow(t, program(t, "uvm", "trace", "--attach", "web", "--run-dir", dir))
-	time.Sleep(100 * time.Millisecond)
+	attached("--run-dir", dir)
 	wantQuiet(t, uvm(t, "stop", "web", "--run-dir", dir), 0, "")
 	vm.wait()
 	if got := tr.wait(); got.status != 0 {
