@@ -39,7 +39,7 @@ lupine:
 # The kernels that tests boot; built once, and kept in ~/.cache/uvm/lupine.
 lab-kernels:
 ifneq ($(UVM_TEST_NO_LAB),1)
-	@guests/lupine/build.sh lupine-base lupine-general
+	@guests/lupine/build.sh lupine-base lupine-general lupine-base+symbols
 endif
 
 test: check unit fuzz

@@ -95,10 +95,6 @@ type Config struct {
 	// leaves SMAP off, too.
 	TSSAvailable bool
 
-	// Debug is asked, on the vCPU's thread, about each exception of a sealed guest and each
-	// debug exit; nil = there is no debugger. It must not call the VM's methods.
-	Debug func(*DebugEvent) DebugAction
-
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
 

@@ -25,9 +25,13 @@ const (
 	DebugPause                           // the VM is about to be paused: Pause waits for that
 )
 
-// debug asks the debugger about e.
+// Debug has f asked, on the vCPU's thread, about each exception of a sealed guest and each
+// debug exit from now on. f must not call the VM's methods.
+func (vm *VM) Debug(f func(*DebugEvent) DebugAction) { vm.debugger.Store(&f) }
+
+// debug asks the debugger, which is there, about e.
 func (vm *VM) debug(e *DebugEvent) (handled bool) {
-	action := vm.cfg.Debug(e)
+	action := (*vm.debugger.Load())(e)
 	if action&DebugPause != 0 {
 		vm.mu.Lock()
 		vm.pausing = true

@@ -292,7 +292,7 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 		}
 		return vm.fault(v, &GuestError{Kind: FaultShutdown})
 	case kvm.ExitDebug:
-		if exit := v.Debug(); vm.cfg.Debug != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
+		if exit := v.Debug(); vm.debugger.Load() != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
 			return nil
 		}
 		return vm.fault(v, &GuestError{Kind: FaultExit})

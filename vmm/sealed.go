@@ -107,7 +107,7 @@ func (s *sealed) trap(vector uint16) error {
 	switch {
 	case f.vector == vecDF:
 		return s.fault(f, FaultSeal, noAddr)
-	case s.vm.cfg.Debug != nil && s.debug(f):
+	case s.vm.debugger.Load() != nil && s.debug(f):
 	case f.vector == vecGP:
 		err = s.privileged(f)
 	case f.vector == vecPF && s.violates(f, f.sregs.CR2):

@@ -56,6 +56,7 @@ type VM struct {
 	counters  []counters
 	observing atomic.Bool // somebody wants times or events
 	trace     atomic.Pointer[func(*Event)]
+	debugger  atomic.Pointer[func(*DebugEvent) DebugAction]
 
 	mu        sync.Mutex // guards the fields below, and stop against Close
 	changed   sync.Cond  // of mu

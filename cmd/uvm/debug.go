@@ -51,19 +51,13 @@ func (s *settings) newDebugging(log *slog.Logger) (d *debugging, err error) {
 		return d, nil
 	}
 	if s.GDB != gdbStdio {
-		if d.listener, err = gdb.Listen(s.GDB); err != nil {
+		if d.listener, err = gdb.Listen(s.GDB); errors.Is(err, gdb.ErrAddress) {
+			return nil, &vmm.ConfigError{Msg: "--gdb " + err.Error()}
+		} else if err != nil {
 			return nil, &vmm.HostError{What: "--gdb", Err: err}
 		}
 	}
 	return d, nil
-}
-
-// event is vmm.Config.Debug.
-func (d *debugging) event(e *vmm.DebugEvent) vmm.DebugAction {
-	if dbg := d.debugger.Load(); dbg != nil {
-		return dbg.Event(e)
-	}
-	return 0
 }
 
 // close takes back what newDebugging did.
@@ -114,7 +108,7 @@ func (d *debugging) start(wait bool) (*gdb.Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		dbg, err := debugger.New(debugger.Config{Kernel: kernel, KVM: "/dev/kvm", Log: d.log, Kill: func() { d.cancel(errKilled) }})
+		dbg, err := debugger.New(debugger.Config{Kernel: kernel, KVM: "/dev/kvm", Log: d.log, Kill: func() { d.cancel(errKilled) }, TSSAvailable: labTSS()})
 		if err != nil {
 			return nil, err
 		}

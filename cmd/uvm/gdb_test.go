@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -89,7 +90,7 @@ func wantInOrder(t *testing.T, text string, patterns ...string) {
 // interrupt has gdb's own process send itself ^C while a guest runs.
 const interrupt = `python
 import threading, os, signal
-threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 end
 continue
 `
@@ -224,6 +225,48 @@ func TestGDBAttach(t *testing.T) {
 	}
 }
 
+// TestGDBListen waits for gdb at a port and at a socket, and refuses what is neither.
+func TestGDBListen(t *testing.T) {
+	kernel := debugGuest(t, "steps")
+	socket := filepath.Join(t.TempDir(), "gdb")
+	for _, where := range []string{"0", "unix:" + socket} {
+		cmd := program(t, "uvm", "run", kernel, "--gdb", where, "--gdb-wait")
+		words, in, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = in
+		r := running{t: t, cmd: cmd}
+		cmd.Stdout = &r.stdout
+		r.start()
+		in.Close()
+		line, _ := bufio.NewReader(words).ReadString('\n')
+		target, ok := strings.CutPrefix(strings.TrimSpace(line), "gdb: ")
+		if !ok {
+			t.Errorf("stderr = %q; want where gdb connects to", line)
+		}
+		// No file is given: the server tells gdb.
+		out, err := exec.Command("gdb", "-nx", "-batch", "-ex", target, "-ex", "break look", "-ex", "continue", "-ex", "print count").CombinedOutput()
+		if err != nil {
+			t.Errorf("gdb: %v", err)
+		}
+		wantInOrder(t, string(out), `Breakpoint 1, look \(`, `= 3\n`)
+		if end := r.wait(); end.status != 3 || end.stdout != "count=3 total=6\n" {
+			t.Errorf("the guest after gdb has gone = %+v; want it to go on to status 3", end)
+		}
+		words.Close()
+	}
+	if _, err := os.Stat(socket); err == nil {
+		t.Error("the socket is still there")
+	}
+	for _, c := range []struct {
+		status int
+		words  []string
+	}{{exitUsage, []string{"--gdb", "x"}}, {exitUsage, []string{"--gdb", "65536"}}, {exitUsage, []string{"--gdb", "unix:"}}, {exitUsage, []string{"--gdb-wait"}}, {exitHost, []string{"--gdb", "unix:/nonexistent/x"}}} {
+		wantLine(t, uvm(t, append([]string{"run", kernel}, c.words...)...), c.status, "--gdb")
+	}
+}
+
 // wantCore has gdb read a core file.
 func wantCore(t *testing.T, kernel, core string, patterns ...string) {
 	t.Helper()
@@ -277,7 +320,7 @@ func TestCore(t *testing.T) {
 func TestCrashReport(t *testing.T) {
 	kernel := debugGuest(t, "faults")
 	for name, want := range map[string][]string{
-		"write-text": {`uvm: guest fault: host/guest translation fault`, `#0 .* write_text\+0x[0-9a-f]+ \(faults/faults.h:\d+\)`, ` main\+0x[0-9a-f]+ \(faults/faults.c:30\)`, ` _start\+`, `PUTS\(ptr=0x[0-9a-f]+, len=44\)`},
+		"write-text": {`uvm: guest fault: host/guest translation fault`, `#0 .* write_text\+0x[0-9a-f]+\n`, ` main\+0x[0-9a-f]+\n`, ` _start\+`, `PUTS\(ptr=0x[0-9a-f]+, len=44\)`},
 		"badptr":     {`invalid guest pointer`, `rip    0000000000[0-9a-f]+`, `#0 .* badptr\+`, `PUTS\(ptr=0x4001000, len=8\), the end`},
 		"jump-wild":  {`exception without a handler`, `#0    0x[0-9a-f]+\n`, `\? 0x[0-9a-f]+ jump_wild\+`},
 		"trap":       {`the guest reports a trap: rip=0x`, `#0    0x[0-9a-f]+ trap\+`, `HALT\(`},

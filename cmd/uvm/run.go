@@ -59,7 +59,7 @@ func (s *settings) run() int {
 	}
 	undo = append(undo, dbg.close)
 	cfg := s.vmConfig()
-	cfg.Log, cfg.Console, cfg.ConsoleCopy, cfg.Debug = ctl.log.Logger, console, ctl.log.console(), dbg.event
+	cfg.Log, cfg.Console, cfg.ConsoleCopy = ctl.log.Logger, console, ctl.log.console()
 	var ports []string
 	status := -1
 	if s.Image != "" {

@@ -63,7 +63,7 @@ func isCore(pkg string) bool {
 // holds it where it is, and only goes down.
 const (
 	coreBound = 6000
-	coreNow   = 7345
+	coreNow   = 7319
 )
 
 type goPackage struct {

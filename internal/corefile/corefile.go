@@ -4,7 +4,6 @@ package corefile
 
 import (
 	"bytes"
-	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -91,16 +90,14 @@ func write(f *os.File, c *Core) error {
 	}
 	notes := c.notes()
 	loads := c.loads()
-	size := uint64(binary.Size(elf.Header64{}) + (1+len(loads))*binary.Size(elf.Prog64{}))
+	size := uint64(64 + (1+len(loads))*56)
 	data := (size + uint64(len(notes)) + page - 1) / page * page
 
-	h := elf.Header64{
-		Type: uint16(elf.ET_CORE), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: uint16(1 + len(loads)),
-	}
-	copy(h.Ident[:], elf.ELFMAG)
-	h.Ident[elf.EI_CLASS], h.Ident[elf.EI_DATA], h.Ident[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1
-	b := encode(nil, h)
-	b = encode(b, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: size, Filesz: uint64(len(notes)), Align: 4})
+	b := encode(nil, header{
+		Ident: [16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1}, Type: 4, Machine: 62, Version: 1, // ET_CORE, EM_X86_64
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: uint16(1 + len(loads)),
+	})
+	b = encode(b, program{Type: 4, Off: size, Filesz: uint64(len(notes)), Align: 4}) // PT_NOTE
 	for _, l := range loads {
 		l.Off += data
 		b = encode(b, l)
@@ -118,16 +115,32 @@ func write(f *os.File, c *Core) error {
 	return f.Truncate(int64(at)) // a hole at the end
 }
 
+// header and program are ELF-64's headers of a file and of a part of it (System V ABI, chapters 4 and 5). Package debug/elf
+// has them too; see package symbols.
+type header struct {
+	Ident                                                [16]byte
+	Type, Machine                                        uint16
+	Version                                              uint32
+	Entry, Phoff, Shoff                                  uint64
+	Flags                                                uint32
+	Ehsize, Phentsize, Phnum, Shentsize, Shnum, Shstrndx uint16
+}
+
+type program struct {
+	Type, Flags                             uint32
+	Off, Vaddr, Paddr, Filesz, Memsz, Align uint64
+}
+
 // loads are the program headers of the mappings, cut to what is memory; Off is an offset in physical memory without its
 // holes.
-func (c *Core) loads() (loads []elf.Prog64) {
+func (c *Core) loads() (loads []program) {
 	for _, m := range c.Maps {
 		base := uint64(0)
 		for _, r := range c.Memory {
 			start, end := max(m.GPA, r.GPA), min(m.GPA+m.Size, r.GPA+r.Size)
 			if start < end {
-				loads = append(loads, elf.Prog64{
-					Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W | elf.PF_X), Align: page,
+				loads = append(loads, program{
+					Type: 1, Flags: 7, Align: page, // PT_LOAD, all permissions
 					Off: base + start - r.GPA, Vaddr: m.VA + start - m.GPA, Paddr: start, Filesz: end - start, Memsz: end - start,
 				})
 			}

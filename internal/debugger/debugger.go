@@ -24,6 +24,8 @@ type Config struct {
 	KVM    string // path of the KVM device
 	Log    *slog.Logger
 	Kill   func() // ends the VM, for gdb's command kill
+
+	TSSAvailable bool // as vmm.Config's
 }
 
 // Debugger is the debugging of one VM, for one client after the other.
@@ -57,7 +59,7 @@ type ending struct {
 	regs *vmm.Regs // of that guest, where vCPU 0 does not have them
 }
 
-// New returns a debugger whose Event method goes into vmm.Config.Debug.
+// New returns a debugger for Attach.
 func New(c Config) (*Debugger, error) {
 	mem, err := openHostMemory()
 	if err != nil {
@@ -73,6 +75,7 @@ func New(c Config) (*Debugger, error) {
 // Attach takes the VM. With wait, one that has not run yet may run when Start is closed, which a client does.
 func (d *Debugger) Attach(vm *vmm.VM, wait bool) {
 	d.vm = vm
+	vm.Debug(d.event)
 	if !wait {
 		d.startOnce.Do(func() { close(d.start) })
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 
@@ -23,18 +24,20 @@ type session struct {
 	end chan error // Run's
 }
 
+var inLab = os.Getenv("UVM_LAB") == "1"
+
 // debug runs code under a debugger. The guest has four pages of data.
 func debug(t *testing.T, code []byte) *session {
 	t.Helper()
 	testutil.RequireKVM(t)
 	s := &session{t: t, end: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
-	d, err := New(Config{Kernel: "/guest", KVM: testutil.KVMDevice, Log: slog.New(slog.NewTextHandler(&s.log, nil)), Kill: cancel})
+	d, err := New(Config{Kernel: "/guest", KVM: testutil.KVMDevice, Log: slog.New(slog.NewTextHandler(&s.log, nil)), Kill: cancel, TSSAvailable: inLab})
 	if err != nil {
 		t.Fatal(err)
 	}
 	elf := hvtelf.Guest{Code: code, Data: make([]byte, 4*4096)}.ELF()
-	vm, err := vmm.New(vmm.Config{Kernel: "guest", KernelFile: bytes.NewReader(elf), Memory: 2 << 20, Debug: d.Event})
+	vm, err := vmm.New(vmm.Config{Kernel: "guest", KernelFile: bytes.NewReader(elf), Memory: 2 << 20, TSSAvailable: inLab})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,6 +139,9 @@ func (d *Debugger) SetRegisters(thread int, r *gdb.Registers) error {
 				return err
 			}
 		}
+		if m.Sealed {
+			return d.setSealed(v, g, s)
+		}
 		return v.SetAll(g, s)
 	})
 }

@@ -65,13 +65,21 @@ func registerLines(r *vmm.Regs) []string {
 }
 
 // resultAt is where a call's structure has its result.
-var resultAt = map[hypercall.Call]int{
-	hypercall.Poll: 16, hypercall.BlockRead: 32, hypercall.BlockWrite: 32, hypercall.NetRead: 24, hypercall.NetWrite: 24, hypercall.Batch: 16,
+func resultAt(c hypercall.Call) (at int, has bool) {
+	switch c {
+	case hypercall.Poll, hypercall.Batch:
+		return 16, true
+	case hypercall.NetRead, hypercall.NetWrite:
+		return 24, true
+	case hypercall.BlockRead, hypercall.BlockWrite:
+		return 32, true
+	}
+	return 0, false
 }
 
 func callText(c *hypercall.Record) string {
 	r := trace.Record{Kind: trace.Hypercall, Call: c.Call, Addr: uint64(c.Addr), Arg: c.Arg, Ret: c.Arg}
-	at, has := resultAt[c.Call]
+	at, has := resultAt(c.Call)
 	if has && c.Done {
 		le.PutUint32(r.Ret[at:], uint32(c.Result))
 	}

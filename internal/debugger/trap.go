@@ -57,8 +57,8 @@ type access struct {
 	write bool
 }
 
-// Event is what vmm.Config.Debug calls.
-func (d *Debugger) Event(e *vmm.DebugEvent) vmm.DebugAction {
+// event is what vmm calls.
+func (d *Debugger) event(e *vmm.DebugEvent) vmm.DebugAction {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -246,7 +246,16 @@ func (d *Debugger) arm(m *vmm.Machine, modes []gdb.Mode) error {
 	if d.watchCR3 != 0 {
 		s.CR3 = d.watchCR3
 	}
-	return v.SetAll(&r, &s)
+	return d.setSealed(v, &r, &s)
+}
+
+// setSealed writes the registers of a sealed guest's vCPU. KVM on SVM calls each task register's segment busy, which QEMU's emulation
+// of it must not see.
+func (d *Debugger) setSealed(v *vmm.VCPU, r *vmm.Regs, s *vmm.Sregs) error {
+	if d.TSSAvailable {
+		s.TR.Type = 9
+	}
+	return v.SetAll(r, s)
 }
 
 // disarm takes everything out of the guest.

@@ -1,6 +1,7 @@
 package gdb
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -17,6 +18,9 @@ type Listener struct {
 	addr string // as gdb's "target remote" takes it
 }
 
+// ErrAddress is a place to listen at that is none.
+var ErrAddress = errors.New("no address")
+
 // Listen listens where a user says: a TCP port on the loopback interface, where 0 is one that is free, or
 // unix:PATH. A Unix socket can be used by its owner only; a port by everybody on this host.
 func Listen(where string) (*Listener, error) {
@@ -24,13 +28,13 @@ func Listen(where string) (*Listener, error) {
 	l, domain := &Listener{}, unix.AF_INET
 	if path, ok := strings.CutPrefix(where, "unix:"); ok {
 		if path == "" || path[0] == '@' || len(path) > 107 {
-			return nil, fmt.Errorf("gdb at %q: a Unix socket has a path of 1 to 107 bytes", where)
+			return nil, fmt.Errorf("%q: %w: a Unix socket has a path of 1 to 107 bytes", where, ErrAddress)
 		}
 		l.addr, domain, sa = path, unix.AF_UNIX, &unix.SockaddrUnix{Name: path}
 	} else {
 		port, err := strconv.ParseUint(where, 10, 16)
 		if err != nil {
-			return nil, fmt.Errorf("gdb at %q: want a port from 0 to 65535, or unix:PATH", where)
+			return nil, fmt.Errorf("%q: %w: want a port from 0 to 65535, or unix:PATH", where, ErrAddress)
 		}
 		sa = &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}}
 	}

@@ -52,12 +52,12 @@ stepi
 stepi
 info symbol $pc
 break panic
-shell (sleep 1; kill -INT $PPID) &
+shell (sleep 4; kill -INT $PPID) &
 continue
 backtrace 3
 print $pc > 0
 delete
-shell (sleep 1; kill -INT $PPID) &
+shell (sleep 4; kill -INT $PPID) &
 continue
 info registers rip
 monitor vcpus
@@ -101,7 +101,7 @@ thread apply all print/x $cr3 != 0
 thread 2
 stepi
 info threads
-shell (sleep 1; kill -INT $PPID) &
+shell (sleep 4; kill -INT $PPID) &
 continue
 detach
 end

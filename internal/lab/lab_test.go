@@ -20,7 +20,7 @@ var skips = map[string]map[string]string{
 	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
 	"internal/kvmprobe": {"TestHeader": "as kvm's"},
 	"cmd/uvm": {
-		"TestGDBSealed": gdbTest, "TestGDBSteps": gdbTest, "TestGDBFault": gdbTest, "TestGDBRing0": gdbTest, "TestGDBAttach": gdbTest,
+		"TestGDBSealed": gdbTest, "TestGDBSteps": gdbTest, "TestGDBFault": gdbTest, "TestGDBRing0": gdbTest, "TestGDBAttach": gdbTest, "TestGDBListen": gdbTest,
 		"TestCore": gdbTest, "TestCrashReport": gdbTest,
 		"TestNetAuto": hostNet, "TestNetAutoMany": hostNet, "TestNetStartFails": hostNet,
 		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet, "TestNetWords": hostNet,

@@ -5,6 +5,7 @@ package paging
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -100,7 +101,7 @@ const (
 )
 
 // ErrTooMany is page tables that describe more than anybody wants to know.
-var ErrTooMany = fmt.Errorf("page tables with more than %d entries", maxEntries)
+var ErrTooMany = errors.New("page tables without end")
 
 // Each calls f for the mappings from the lowest virtual address on, with neighbours of the same kind put together,
 // until it returns false. Permissions do not separate them. Without paging there are none.

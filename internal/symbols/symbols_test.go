@@ -111,11 +111,11 @@ func TestTrace(t *testing.T) {
 	s.words = []uint64{middle, 0, stale, top + 6*8, 1, 2, top + 9*8, outer, 3, 0, start, 0, middle, leaf}
 	got := tb.Text(tb.Trace(leaf+1, top, top+6*8, s.read))
 	want := []string{
-		`^#0    0x[0-9a-f]{16} leaf\+0x1 \(.*guest\.c:2\)$`,
-		`^#1  \? 0x[0-9a-f]{16} middle\+0x[0-9a-f]+ \(.*guest\.c:4\)$`,
-		`^#2  \? 0x[0-9a-f]{16} outer\+0x[0-9a-f]+ \(.*guest\.c:5\)$`,
-		`^#3    0x[0-9a-f]{16} outer\+0x[0-9a-f]+ \(.*guest\.c:5\)$`,
-		`^#4    0x[0-9a-f]{16} _start\+0x[0-9a-f]+ \(.*guest\.c:6\)$`,
+		`^#0    0x[0-9a-f]{16} leaf\+0x1$`,
+		`^#1  \? 0x[0-9a-f]{16} middle\+0x[0-9a-f]+$`,
+		`^#2  \? 0x[0-9a-f]{16} outer\+0x[0-9a-f]+$`,
+		`^#3    0x[0-9a-f]{16} outer\+0x[0-9a-f]+$`,
+		`^#4    0x[0-9a-f]{16} _start\+0x[0-9a-f]+$`,
 		`^#5  \? 0x[0-9a-f]{16} middle\+0x`,
 	}
 	for i, w := range want {
@@ -149,7 +149,7 @@ func TestNoSymbols(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "x")
 	os.WriteFile(file, []byte("\x7fELF no"), 0o600)
-	for _, f := range []string{file, "/dev/null", "/nonexistent"} {
+	for _, f := range []string{file, "/dev/null", "/nonexistent", "/", "/bin/busybox.none"} {
 		if _, err := Open(f); err == nil {
 			t.Errorf("Open(%s) = nil; want an error", f)
 		}
