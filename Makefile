@@ -1,4 +1,4 @@
-# make         bin/uvm, bin/solo5-hvt, and the programs that uvm starts: bin/uvm-image, bin/uvm-lupine, bin/uvm-net
+# make         bin/uvm, bin/solo5-hvt, the programs that uvm starts (bin/uvm-image, -lupine, -net, -report, -top), and bin/uvm-exporter (docs/metrics.md)
 # make guests  the sample unikernels, bin/guests/NAME.hvt
 # make lupine  Linux kernels, bin/guests/*.vmlinux, and a table of their sizes (docs/lupine.md); 4 to 10 minutes each, once
 # make test    everything that CI checks, but for what scripts/setup.sh installs
@@ -28,7 +28,7 @@ uvm:
 	CGO_ENABLED=0 $(GO) build $(UVMFLAGS) -o bin/linked/uvm ./cmd/uvm
 	dd if=bin/linked/uvm of=bin/uvm.new bs=64M status=none && chmod +x bin/uvm.new && mv -f bin/uvm.new bin/uvm
 	ln -sf uvm bin/solo5-hvt
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/ ./cmd/uvm-image ./cmd/uvm-lupine ./cmd/uvm-net
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/ ./cmd/uvm-exporter ./cmd/uvm-image ./cmd/uvm-lupine ./cmd/uvm-net ./cmd/uvm-report ./cmd/uvm-top
 
 guests:
 	$(MAKE) -C guests

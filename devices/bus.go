@@ -80,21 +80,17 @@ func (b *PortBus) Add(first, last uint16, dev PortDevice) error {
 	return nil
 }
 
-// Out hands a write to the device of the port. It allocates nothing unless it
-// fails.
-func (b *PortBus) Out(port uint16, size int, data []byte) error {
-	if dev := b.find(port); dev != nil {
+// Access hands a write, out, or a read to the device of the port. It allocates nothing
+// unless it fails.
+func (b *PortBus) Access(port uint16, size int, data []byte, out bool) error {
+	switch dev := b.find(port); {
+	case dev == nil:
+		return NewPortError(port, size, data, out)
+	case out:
 		return dev.PortOut(port, size, data)
-	}
-	return NewPortError(port, size, data, true)
-}
-
-// In has the device of the port answer a read.
-func (b *PortBus) In(port uint16, size int, data []byte) error {
-	if dev := b.find(port); dev != nil {
+	default:
 		return dev.PortIn(port, size, data)
 	}
-	return NewPortError(port, size, data, false)
 }
 
 // find is a linear search: a machine has a handful of ranges, and the busiest

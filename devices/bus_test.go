@@ -88,17 +88,17 @@ func TestBusDispatch(t *testing.T) {
 	}{{0x500, high}, {0x504, high}, {0x508, high}, {0x3f0, low}, {0x4ff, nil}, {0x509, nil}, {0x3ef, nil}, {0x3f1, nil}, {0, nil}, {0xffff, nil}} {
 		*low, *high = fakeDevice{}, fakeDevice{}
 		in := make([]byte, 4)
-		outErr, inErr := b.Out(c.port, 2, []byte("data")), error(nil)
+		outErr, inErr := b.Access(c.port, 2, []byte("data"), true), error(nil)
 		if c.dev != nil {
 			if c.dev.port != c.port || c.dev.size != 2 || c.dev.data != "data" || !c.dev.out || outErr != nil {
 				t.Errorf("Out(%#x) = %v, the device saw %+v; want the access as made", c.port, outErr, c.dev)
 			}
-			if inErr = b.In(c.port, 4, in); inErr != nil || string(in) != "answ" || c.dev.out {
+			if inErr = b.Access(c.port, 4, in, false); inErr != nil || string(in) != "answ" || c.dev.out {
 				t.Errorf("In(%#x) = %v, %q; want the device's answer", c.port, inErr, in)
 			}
 			continue
 		}
-		inErr = b.In(c.port, 4, in)
+		inErr = b.Access(c.port, 4, in, false)
 		var oe, ie *PortError
 		if !errors.As(outErr, &oe) || *oe != (PortError{Port: c.port, Size: 2, Count: 2, Out: true}) {
 			t.Errorf("Out(%#x) = %v; want a PortError that says so", c.port, outErr)
@@ -114,10 +114,10 @@ func TestBusDispatch(t *testing.T) {
 		}
 	}
 	high.err = errors.New("stop")
-	if err := b.Out(0x500, 4, nil); err != high.err {
+	if err := b.Access(0x500, 4, nil, true); err != high.err {
 		t.Errorf("Out(0x500) = %v; want the device's own error", err)
 	}
-	if err := b.In(0x500, 4, nil); err != high.err {
+	if err := b.Access(0x500, 4, nil, false); err != high.err {
 		t.Errorf("In(0x500) = %v; want the device's own error", err)
 	}
 }
@@ -130,7 +130,7 @@ func TestBusAllocs(t *testing.T) {
 	}
 	data := []byte{1}
 	if n := testing.AllocsPerRun(100, func() {
-		if err := b.Out(MarkPort, 1, data); err != nil {
+		if err := b.Access(MarkPort, 1, data, true); err != nil {
 			t.Error(err)
 		}
 	}); n != 0 {

@@ -78,5 +78,5 @@ func (c *CMOS) SaveState() ([]byte, error) { return bytes.Clone(c.state[:]), nil
 
 // LoadState takes what SaveState returned.
 func (c *CMOS) LoadState(state []byte) error {
-	return loadState("cmos", c.state[:], state, []byte{0x7f})
+	return LoadState("cmos", c.state[:], state, []byte{0x7f})
 }

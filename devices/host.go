@@ -35,17 +35,12 @@ type NIC interface {
 	Close() error
 }
 
-// Disk is the host's end of a block device. Methods may be called from any
-// goroutine.
+// Disk is the host's end of a block device. One goroutine at a time uses it.
 type Disk interface {
 	// ReadAt fills b from byte offset off, WriteAt stores b there: all of it
 	// or an error. The range lies inside the disk.
 	ReadAt(b []byte, off int64) Errno
 	WriteAt(b []byte, off int64) Errno
-	// Flush returns when all that WriteAt stored before is on the disk and a loss
-	// of power cannot undo it. After an error nobody knows what is there, so it
-	// gives that error ever after.
-	Flush() Errno
 	// Size is the capacity in bytes when the disk was opened.
 	Size() int64
 	// Queue starts to carry out up to n requests at a time.
@@ -75,6 +70,10 @@ type DiskQueue interface {
 	// the request until Done returns its tag, which is below the queue's size and not
 	// in use. It allocates nothing once the queue has warmed up.
 	Do(tag int, op DiskOp, bufs [][]byte, off, n int64)
+	// A flush is done when all that was done before it began is on the disk and a loss of
+	// power cannot undo it. After one that failed nobody knows what is there, so all later ones
+	// give its error.
+	//
 	// Done has the kernel begin what Do has taken, and returns the tag of a request
 	// that is complete: all of it, or with an error. If there is none it waits, or
 	// returns -1.

@@ -40,9 +40,9 @@ func legacyScript(t *testing.T, bus *PortBus, uart *UART, data []byte) []byte {
 		var err error
 		switch data[0] % 3 {
 		case 0:
-			err = bus.Out(port, size, items)
+			err = bus.Access(port, size, items, true)
 		case 1:
-			err = bus.In(port, size, items)
+			err = bus.Access(port, size, items, false)
 			heard = append(heard, items...)
 		case 2:
 			n := uart.Input(items)
@@ -164,9 +164,9 @@ func TestLegacyAllocs(t *testing.T) {
 		for _, port := range legacyPorts {
 			b[0] = 0
 			if port != debugExit && port != nanosExit {
-				bus.Out(port, 1, b[:1])
+				bus.Access(port, 1, b[:1], true)
 			}
-			bus.In(port, 1, b)
+			bus.Access(port, 1, b, false)
 		}
 	}); n != 0 {
 		t.Errorf("a write and a read of each port allocate %v times; want 0", n)

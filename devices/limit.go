@@ -3,6 +3,7 @@ package devices
 import (
 	"cmp"
 	"math"
+	"sync"
 	"time"
 )
 
@@ -27,10 +28,12 @@ func (l Limit) Valid() bool {
 // than a bucket gets through, and the next ones wait until that is paid. In any time t
 // goes through what the rate allows in t + Burst, and one operation.
 //
-// One goroutine at a time uses it. What it remembers is the host's policy and no state
-// of the guest's, so it is not saved with the device.
+// Any goroutine may use it; with several, as many operations may start at once. What it
+// remembers is the host's policy and no state of the guest's, so it is not saved with the
+// device.
 type Limiter struct {
 	Limit
+	mu    sync.Mutex // guards at and paid
 	now   func() time.Time
 	start time.Time
 	at    time.Duration    // of the last Wait, since start
@@ -52,6 +55,8 @@ func (l *Limiter) Wait() time.Duration {
 	if l == nil {
 		return 0
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.at = l.now().Sub(l.start)
 	return max(l.paid[0], l.paid[1]) - l.at
 }
@@ -61,6 +66,8 @@ func (l *Limiter) Take(bytes, ops uint64) {
 	if l == nil {
 		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	const most = 1 << 61 // ns, 73 years
 	for i, n := range [...][2]uint64{{bytes, l.Bytes}, {ops, l.Ops}} {
 		if n[1] > 0 {

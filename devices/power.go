@@ -129,5 +129,5 @@ func (p *Power) SaveState() ([]byte, error) { return bytes.Clone(p.state[:]), ni
 
 // LoadState takes what SaveState returned.
 func (p *Power) LoadState(state []byte) error {
-	return loadState("power", p.state[:], state, powerBits)
+	return LoadState("power", p.state[:], state, powerBits)
 }

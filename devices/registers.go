@@ -14,9 +14,9 @@ func eachByte(port uint16, size int, data []byte, access func(port uint16, b *by
 	return nil
 }
 
-// loadState copies s to dst if it has that length, and its first bytes have no
-// bits but those in bits.
-func loadState(device string, dst, s, bits []byte) error {
+// LoadState copies a saved state s to dst if it has that length, and its first bytes have
+// no bits but those in bits.
+func LoadState(device string, dst, s, bits []byte) error {
 	if len(s) != len(dst) {
 		return fmt.Errorf("%s: saved state has %d bytes, need %d", device, len(s), len(dst))
 	}

@@ -224,7 +224,7 @@ func (u *UART) SaveState() ([]byte, error) {
 // pending.
 func (u *UART) LoadState(state []byte) error {
 	var n UART
-	if err := loadState("uart", n.reg[:], state, uartBits); err != nil {
+	if err := LoadState("uart", n.reg[:], state, uartBits); err != nil {
 		return err
 	}
 	if int(n.reg[uartN]) > n.size() {

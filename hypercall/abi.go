@@ -109,5 +109,5 @@ type Halt struct {
 func (h *Halt) Error() string { return fmt.Sprintf("guest halted with status %d", h.Status) }
 
 // TrapFrame is what a Solo5 guest leaves at HALT's cookie when it dies of a
-// trap (hvt ABI 2, HALT).
+// trap (hvt ABI 2, HALT), in its order there.
 type TrapFrame struct{ CR2, ErrorCode, RIP, CS, RFLAGS, RSP, SS uint64 }

@@ -54,7 +54,7 @@ func TestAllocs(t *testing.T) {
 			if c.call == Batch {
 				r.put(at(i), c.args...) // the count is a result, too
 			}
-			if err := bus.Out(port, 4, r.eax); err != nil {
+			if err := bus.Access(port, 4, r.eax, true); err != nil {
 				t.Fatal(err)
 			}
 		}); n != 0 {

@@ -1,6 +1,7 @@
 package hypercall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -122,10 +123,8 @@ func (t *Table) halt(c Call, arg, _ []byte) error {
 		if err != nil {
 			return err
 		}
-		h.Frame = &TrapFrame{
-			CR2: le.Uint64(b), ErrorCode: le.Uint64(b[8:]), RIP: le.Uint64(b[16:]), CS: le.Uint64(b[24:]),
-			RFLAGS: le.Uint64(b[32:]), RSP: le.Uint64(b[40:]), SS: le.Uint64(b[48:]),
-		}
+		h.Frame = new(TrapFrame)
+		binary.Decode(b, le, h.Frame) // fails for too few bytes only
 	}
 	return h
 }

@@ -1,7 +1,6 @@
 package hypercall
 
 import (
-	"fmt"
 	"io"
 	"syscall"
 
@@ -59,7 +58,6 @@ var callTable = [NumCalls]struct {
 type Table struct {
 	Config
 	exists [NumCalls]bool
-	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
@@ -70,6 +68,9 @@ type Table struct {
 	polling bool
 	left    uint64 // ns
 	written int
+
+	last  [16]Record // the n-th call's is at n modulo 16
+	count uint64
 
 	frame    [1][]byte                    // argument of the NICs; on the stack it would be allocated
 	requests [batchMax * requestSize]byte // copy of a batch's
@@ -111,14 +112,39 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	if err != nil {
 		return pointerError(c, "argument", err)
 	}
-	arg := t.arg[:call.size]
+	r := &t.last[t.count%uint64(len(t.last))]
+	t.count++
+	r.Call, r.Done, r.Addr, r.Result = c, false, le.Uint32(data), 0
+	arg := r.Arg[:call.size]
 	copy(arg, live)
-	return call.run(t, c, arg, live)
+	if err = call.run(t, c, arg, live); err == nil && call.perm == memory.ReadWrite {
+		r.Result = int32(le.Uint32(live[call.size-8:])) // is there in all of them
+	}
+	r.Done = err == nil
+	return err
 }
 
-// Arg is the structure of the last hypercall as it was before the call, and what may be
-// left of others behind it.
-func (t *Table) Arg() [40]byte { return t.arg }
+// Record is a hypercall that was made.
+type Record struct {
+	Call   Call
+	Done   bool     // else it ended the guest, or was interrupted
+	Addr   uint32   // of its structure
+	Arg    [40]byte // what that held before the call, and behind it what other calls have left
+	Result int32    // of a call that has one
+}
+
+// Last are the last 16 hypercalls, or as many as there were, the latest one first. It is for the vCPU's goroutine,
+// or when that has ended.
+func (t *Table) Last() (calls []Record) {
+	for i := t.count; i > 0 && t.count-i < uint64(len(t.last)); i-- {
+		calls = append(calls, t.last[(i-1)%uint64(len(t.last))])
+	}
+	return calls
+}
+
+// Arg is the structure of the last hypercall as it was before the call, borrowed, with
+// what may be left of others behind it.
+func (t *Table) Arg() []byte { return t.last[(t.count-1)%uint64(len(t.last))].Arg[:] }
 
 // PortIn is refused: nothing can be read from a hypercall port.
 func (t *Table) PortIn(port uint16, size int, data []byte) error {
@@ -131,10 +157,7 @@ func (t *Table) SaveState() ([]byte, error) { return nil, nil }
 
 // LoadState accepts what SaveState returns.
 func (t *Table) LoadState(state []byte) error {
-	if len(state) != 0 {
-		return fmt.Errorf("hypercalls: saved state has %d bytes, need 0", len(state))
-	}
-	return nil
+	return devices.LoadState("hypercalls", nil, state, nil)
 }
 
 // buffer returns the n bytes at ptr, for the guest to read into or to write from;

@@ -83,6 +83,12 @@ var abiStructs = []abiStruct{
 	{typ: reflect.TypeFor[exitMMIO](), c: "run.mmio", size: 24, whole: true, fields: []abiField{
 		{"physAddr", "phys_addr", 0}, {"data", "", 8}, {"len", "", 16}, {"isWrite", "is_write", 20},
 	}},
+	{typ: reflect.TypeFor[guestDebug](), c: "struct kvm_guest_debug", size: 72, whole: true, fields: []abiField{
+		{"control", "", 0}, {"regs", "arch.debugreg", 8},
+	}},
+	{typ: reflect.TypeFor[DebugExit](), c: "run.debug.arch", size: 32, whole: true, fields: []abiField{
+		{"Exception", "", 0}, {"PC", "", 8}, {"DR6", "", 16}, {"DR7", "", 24},
+	}},
 	{typ: reflect.TypeFor[exitFailEntry](), c: "run.fail_entry", size: 16, whole: true, fields: []abiField{
 		{"hardwareReason", "hardware_entry_failure_reason", 0}, {"cpu", "", 8},
 	}},
@@ -143,7 +149,10 @@ var abiConsts = []struct {
 	{"ioSetSregs", "KVM_SET_SREGS", ioSetSregs},
 	{"ioSetMSRs", "KVM_SET_MSRS", ioSetMSRs},
 	{"ioSetCPUID2", "KVM_SET_CPUID2", ioSetCPUID2},
+	{"ioSetGuestDebug", "KVM_SET_GUEST_DEBUG", ioSetGuestDebug},
 	{"ioGetTSCKHz", "KVM_GET_TSC_KHZ", ioGetTSCKHz},
+	{"ioGetXSave", "KVM_GET_XSAVE", ioGetXSave},
+	{"ioSetXSave", "KVM_SET_XSAVE", ioSetXSave},
 
 	{"ExitUnknown", "KVM_EXIT_UNKNOWN", uint64(ExitUnknown)},
 	{"ExitException", "KVM_EXIT_EXCEPTION", uint64(ExitException)},
@@ -158,6 +167,12 @@ var abiConsts = []struct {
 	{"ExitInternalError", "KVM_EXIT_INTERNAL_ERROR", uint64(ExitInternalError)},
 	{"ExitSystemEvent", "KVM_EXIT_SYSTEM_EVENT", uint64(ExitSystemEvent)},
 	{"ExitMemoryFault", "KVM_EXIT_MEMORY_FAULT", uint64(ExitMemoryFault)},
+
+	{"DebugEnable", "KVM_GUESTDBG_ENABLE", DebugEnable},
+	{"DebugStep", "KVM_GUESTDBG_SINGLESTEP", DebugStep},
+	{"DebugSoft", "KVM_GUESTDBG_USE_SW_BP", DebugSoft},
+	{"DebugHard", "KVM_GUESTDBG_USE_HW_BP", DebugHard},
+	{"DebugBlockIRQ", "KVM_GUESTDBG_BLOCKIRQ", DebugBlockIRQ},
 
 	{"SuberrorEmulation", "KVM_INTERNAL_ERROR_EMULATION", SuberrorEmulation},
 }

@@ -31,7 +31,10 @@ const (
 	ioSetSregs          = 0x4138ae84 // vcpu
 	ioSetMSRs           = 0x4008ae89 // vcpu
 	ioSetCPUID2         = 0x4008ae90 // vcpu
+	ioSetGuestDebug     = 0x4048ae9b // vcpu
 	ioGetTSCKHz         = 0xaea3     // vcpu
+	ioGetXSave          = 0x9000aea4 // vcpu
+	ioSetXSave          = 0x5000aea5 // vcpu
 )
 
 // ExitReason says why KVM_RUN returned.
@@ -66,6 +69,15 @@ func (r ExitReason) String() string {
 	}
 	return "exit reason " + strconv.FormatUint(uint64(r), 10)
 }
+
+// Bits of SetGuestDebug's control. Debug exits come from single steps, INT3, and debug registers.
+const (
+	DebugEnable   = 1 << 0
+	DebugStep     = 1 << 1
+	DebugSoft     = 1 << 16
+	DebugHard     = 1 << 17
+	DebugBlockIRQ = 1 << 20 // no interrupts to the guest meanwhile; Linux 5.15 and later
+)
 
 // SuberrorEmulation of ExitInternalError: KVM's instruction emulator refused an
 // instruction.

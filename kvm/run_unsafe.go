@@ -85,6 +85,9 @@ func (v *VCPU) MMIO() MMIO {
 	return MMIO{Addr: x.physAddr, Len: n, Write: x.isWrite != 0, Data: x.data[:n:n]}
 }
 
+// Debug describes an exit whose reason is ExitDebug.
+func (v *VCPU) Debug() DebugExit { return *(*DebugExit)(v.run.union()) }
+
 // FailEntry is the hardware's reason for an exit of kind ExitFailEntry.
 func (v *VCPU) FailEntry() uint64 { return (*exitFailEntry)(v.run.union()).hardwareReason }
 

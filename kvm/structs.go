@@ -84,12 +84,11 @@ type irqFD struct {
 
 // ioEventFD is struct kvm_ioeventfd.
 type ioEventFD struct {
-	_     uint64 // datamatch
-	addr  uint64
-	len   uint32
-	fd    int32
-	flags uint32
-	_     [9]uint32
+	_, addr uint64 // the first is datamatch
+	len     uint32
+	fd      int32
+	flags   uint32
+	_       [9]uint32
 }
 
 // pitConfig is struct kvm_pit_config.
@@ -139,6 +138,21 @@ type exitMMIO struct {
 	data     [8]byte
 	len      uint32
 	isWrite  uint8
+}
+
+// guestDebug is struct kvm_guest_debug.
+type guestDebug struct {
+	control uint32
+	_       uint32
+	regs    [8]uint64
+}
+
+// DebugExit is the union's debug member, struct kvm_debug_exit_arch.
+type DebugExit struct {
+	Exception uint32 // 1 = #DB, 3 = #BP
+	_         uint32
+	PC        uint64 // linear address
+	DR6, DR7  uint64
 }
 
 // exitFailEntry is the union's fail_entry member.

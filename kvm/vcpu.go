@@ -87,6 +87,25 @@ func (v *VCPU) SetState() {
 	page.validRegs, page.dirtyRegs = syncRegs|syncSregs, syncRegs|syncSregs
 }
 
+// XSave reads the x87 and vector registers, in XSAVE's standard form (Intel SDM volume
+// 1, section 13.4). The error is EINVAL where the guest's need more than 4 KiB (section 4.42).
+func (v *VCPU) XSave() (*[4096]byte, error) {
+	b := new([4096]byte)
+	return b, opError("KVM_GET_XSAVE", ioctlPtr(v.fd, ioGetXSave, b))
+}
+
+// SetXSave writes what XSave reads (section 4.43).
+func (v *VCPU) SetXSave(b *[4096]byte) error {
+	return opError("KVM_SET_XSAVE", ioctlPtr(v.fd, ioSetXSave, b))
+}
+
+// SetGuestDebug has the vCPU take debug exits (section 4.87): control is of the Debug
+// bits, 0 ends it; regs are DR0 to DR7 for DebugHard. A KVM may accept what it does not
+// honour.
+func (v *VCPU) SetGuestDebug(control uint32, regs [8]uint64) error {
+	return opError("KVM_SET_GUEST_DEBUG", ioctlPtr(v.fd, ioSetGuestDebug, &guestDebug{control: control, regs: regs}))
+}
+
 // SetCPUID decides what the guest's CPUID instruction answers (section 4.20).
 func (v *VCPU) SetCPUID(c *CPUID) error {
 	return opError("KVM_SET_CPUID2", ioctlPtr(v.fd, ioSetCPUID2, c))

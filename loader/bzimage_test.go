@@ -91,7 +91,7 @@ func TestBzImage(t *testing.T) {
 // TestBzImageLimits looks at the fields that are handed on.
 func TestBzImageLimits(t *testing.T) {
 	for _, c := range []struct{ cmdline, initrd uint32 }{{0, 0}, {255, 0x37ffffff}, {65535, 1}, {65536, 2}, {math.MaxUint32, math.MaxUint32}} {
-		img, err := loader.Parse("k", bytes.NewReader(bz().put32(0x238, c.cmdline).put32(0x22c, c.initrd)), "")
+		img, err := loader.Open("k", bytes.NewReader(bz().put32(0x238, c.cmdline).put32(0x22c, c.initrd)), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestBzImageLimits(t *testing.T) {
 	}
 	// The header is a copy: the file may change afterwards.
 	f := bz()
-	img, err := loader.Parse("k", bytes.NewReader(f), "")
+	img, err := loader.Open("k", bytes.NewReader(f), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestReadErrorPC(t *testing.T) {
 	for name, f := range map[string]file{"ELF": pc(8), "bzImage": bz()} {
 		n := 0
 		for ; ; n++ {
-			img, err := loader.Parse("k", &failsAt{bytes.NewReader(f), n}, "")
+			img, err := loader.Open("k", &failsAt{bytes.NewReader(f), n}, "")
 			if err == nil {
 				break
 			}

@@ -86,7 +86,7 @@ func note(name string, typ uint32, desc []byte) []byte {
 
 // load does all that a monitor does with a kernel file.
 func load(f file, size uint64) (img *loader.Image, mem *memory.Memory, end memory.Addr, err error) {
-	if img, err = loader.Parse("k", bytes.NewReader(f), loader.KindHVT); err != nil {
+	if img, err = loader.Open("k", bytes.NewReader(f), loader.KindHVT); err != nil {
 		return nil, nil, 0, err
 	}
 	if end, err = img.Fit(size); err != nil {
@@ -126,8 +126,8 @@ func TestBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	if img.Kind != loader.KindHVT || img.Entry != hvtelf.CodeAddr || img.ABI != (loader.ABI{Target: 1, Version: 2}) || end != 0x111000 {
-		t.Errorf("kernel = kind %v, entry %v, ABI %+v, end %v; want hvt, 0x100000, {1 2}, 0x111000", img.Kind, img.Entry, img.ABI, end)
+	if img.Kind != loader.KindHVT || img.Entry != hvtelf.CodeAddr || img.ABI != 2 || end != 0x111000 {
+		t.Errorf("kernel = kind %v, entry %v, ABI %+v, end %v; want hvt, 0x100000, 2, 0x111000", img.Kind, img.Entry, img.ABI, end)
 	}
 	want := []loader.Segment{
 		{Index: 0, Addr: 0x100000, Offset: 0x1000, FileSize: 3, MemSize: 3, Align: 4096, R: true, X: true},
@@ -207,7 +207,7 @@ func TestTruncated(t *testing.T) {
 	}
 	defer mem.Close()
 	for n := range whole {
-		img, err := loader.Parse("k", bytes.NewReader(whole[:n]), loader.KindHVT)
+		img, err := loader.Open("k", bytes.NewReader(whole[:n]), loader.KindHVT)
 		if err == nil {
 			if _, err = img.Fit(memSize); err == nil {
 				err = img.Load(mem)

@@ -37,7 +37,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("%s = %v; want nil or an *Error", what, err)
 			}
 		}
-		img, err := loader.Parse("k", bytes.NewReader(b), loader.KindHVT)
+		img, err := loader.Open("k", bytes.NewReader(b), loader.KindHVT)
 		if err != nil {
 			refused("Parse", err)
 			return
@@ -145,7 +145,7 @@ func FuzzParsePC(f *testing.F) {
 		}
 		lowMem := uint64(low) % (pcSize + 1)
 		for _, boot := range []loader.Kind{"", loader.KindPVH, loader.KindLinux, loader.KindHVT} {
-			img, err := loader.Parse("k", bytes.NewReader(b), boot)
+			img, err := loader.Open("k", bytes.NewReader(b), boot)
 			if err != nil {
 				refused("Parse", err)
 				continue

@@ -28,13 +28,13 @@ type Image struct {
 	Kind     Kind
 	Entry    memory.Addr
 	Segments []Segment // all PT_LOAD entries with memsz > 0, in file order; the payload of a bzImage
-	ABI      ABI       // KindHVT only, like Manifest and Native
+	ABI      uint32    // version of the hvt ABI; KindHVT only, like Manifest and Native
 	Manifest *Manifest
 	Native   *Native // nil: the file has no note of uvm's own
 	Linux    *Linux  // KindPVH and KindLinux, otherwise nil
 
 	file io.ReaderAt
-	shut io.Closer
+	shut *os.File // file, unless that is the caller's or closed
 }
 
 // Segment is one PT_LOAD program header.
@@ -71,43 +71,36 @@ func (s *Segment) Perm() memory.Perm {
 	return p
 }
 
-// Open opens the file at path. boot is the protocol that the user wants, an
-// error where the file does not have it: KindPVH, KindLinux, KindHVT (which no
-// other file passes), or "" to decide by the file. The caller closes the Image.
-func Open(path string, boot Kind) (*Image, error) {
-	// O_NONBLOCK keeps the open of a FIFO from waiting for a writer; it means
-	// nothing for the regular files that are accepted.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, &Error{Kind: ErrOpen, Path: path, Err: err}
-	}
-	img := &Image{Path: path, Kind: KindHVT, file: f, shut: f}
-	switch st, e := f.Stat(); {
-	case e != nil:
-		err = &Error{Kind: ErrOpen, Path: path, Err: e}
-	case !st.Mode().IsRegular():
-		err = img.errorf(ErrFormat, "not a regular file")
-	default:
-		err = img.parse(boot)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return img, nil
-}
-
-// Parse reads a kernel from r; path is used in messages only. boot is as for
-// Open.
-func Parse(path string, r io.ReaderAt, boot Kind) (*Image, error) {
+// Open reads the kernel in the file at path, or where r is not nil, from that; path is
+// then used in messages only. boot is the protocol that the user wants, an error where
+// the kernel does not have it: KindPVH, KindLinux, KindHVT (which no other file
+// passes), or "" to decide by the kernel. The caller closes the Image, and r.
+func Open(path string, r io.ReaderAt, boot Kind) (*Image, error) {
 	img := &Image{Path: path, Kind: KindHVT, file: r}
+	if r == nil {
+		// O_NONBLOCK keeps the open of a FIFO from waiting for a writer; it means
+		// nothing for the regular files that are accepted.
+		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, &Error{Kind: ErrOpen, Path: path, Err: err}
+		}
+		img.file, img.shut = f, f
+	}
 	if err := img.parse(boot); err != nil {
+		img.Close()
 		return nil, err
 	}
 	return img, nil
 }
 
 func (img *Image) parse(boot Kind) error {
+	if img.shut != nil {
+		if st, err := img.shut.Stat(); err != nil {
+			return &Error{Kind: ErrOpen, Path: img.Path, Err: err}
+		} else if !st.Mode().IsRegular() {
+			return img.errorf(ErrFormat, "not a regular file")
+		}
+	}
 	var h [ehdrSize]byte
 	if err := img.readAt(h[:], 0, "ELF header"); err != nil {
 		return err

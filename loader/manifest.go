@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -29,15 +30,8 @@ const (
 )
 
 func (t DeviceType) String() string {
-	switch t {
-	case DeviceBlock:
-		return "block"
-	case DeviceNet:
-		return "net"
-	case DeviceReserved:
-		return "reserved"
-	}
-	return fmt.Sprintf("type %#x", uint32(t))
+	names := map[DeviceType]string{DeviceBlock: "block", DeviceNet: "net", DeviceReserved: "reserved"}
+	return cmp.Or(names[t], fmt.Sprintf("type %#x", uint32(t)))
 }
 
 // Device is a manifest entry. Its index in Manifest.Entries is its handle in

@@ -72,7 +72,7 @@ func TestNativeNote(t *testing.T) {
 		{"before Solo5's", base().insert(0, 4, nativeNote(1, sealed)), want(sealed), ""},
 		{"foreign notes around", base().insert(4, 4, note("GNU\x00", 1, make([]byte, 16))).insert(5, 4, nativeNote(1, sealed)), want(sealed), ""},
 	} {
-		img, err := loader.Parse("k", bytes.NewReader(c.f), "")
+		img, err := loader.Open("k", bytes.NewReader(c.f), "")
 		if c.text != "" {
 			var le *loader.Error
 			if !errors.As(err, &le) || le.Kind != format || !bytes.Contains([]byte(err.Error()), []byte(c.text)) {
@@ -114,7 +114,7 @@ func TestSegmentKeys(t *testing.T) {
 		{"a bit above", base().native(1, sealed|keys).flags(data, 6|1<<24), 0, "segment 1: flags 0x1000006 have bits that this uvm does not know"},
 		{"PF_MASKPROC is not ours", base().native(1, sealed|keys).flags(data, 6|2<<20|0xf<<28), 2, ""},
 	} {
-		img, err := loader.Parse("k", bytes.NewReader(c.f), "")
+		img, err := loader.Open("k", bytes.NewReader(c.f), "")
 		if c.text != "" {
 			check(t, c.name, c.f, loader.ErrFormat, c.text)
 			continue
@@ -146,7 +146,7 @@ func TestMaxMemory(t *testing.T) {
 		{"native, last byte", sealed, 64*gib - 1, 64 * gib, "(it would need 65536 MiB)"},
 		{"native, too high", sealed, 64 * gib, 64 * gib, ""},
 	} {
-		img, err := loader.Parse("k", bytes.NewReader(c.f.put64(24, c.entry)), "")
+		img, err := loader.Open("k", bytes.NewReader(c.f.put64(24, c.entry)), "")
 		if err != nil {
 			t.Errorf("%s: Parse = %v; want nil", c.name, err)
 			continue

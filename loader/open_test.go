@@ -21,7 +21,7 @@ func TestOpen(t *testing.T) {
 	if err := os.WriteFile(path, base(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	img, err := loader.Open(path, "")
+	img, err := loader.Open(path, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestOpenErrors(t *testing.T) {
 		{empty, loader.ErrFormat, "truncated: ELF header needs 64 bytes at file offset 0x0, the file has 0 there", nil},
 		{noELF, loader.ErrFormat, "not an ELF file, nor a Linux bzImage: kernels are Solo5 hvt unikernels, PVH or 64-bit Linux kernels in ELF, and bzImages", nil},
 	} {
-		img, err := loader.Open(c.path, "")
+		img, err := loader.Open(c.path, nil, "")
 		var le *loader.Error
 		if img != nil || !errors.As(err, &le) || le.Kind != c.kind || le.Path != c.path || err.Error() != "kernel "+c.path+": "+c.want {
 			t.Errorf("Open(%q) = %v, %v; want kind %d, %q", c.path, img, err, c.kind, c.want)
@@ -112,7 +112,7 @@ func (f failing) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func TestReadError(t *testing.T) {
-	img, err := loader.Parse("k", failing{base()}, "")
+	img, err := loader.Open("k", failing{base()}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

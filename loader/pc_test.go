@@ -35,7 +35,7 @@ func noted(b []byte) file { return pc(0).drop(notes).insert(3, 4, b) }
 
 // loadPC does all that a monitor does with a kernel for the PC-like machine.
 func loadPC(f file, boot loader.Kind, size uint64) (*loader.Image, *memory.Memory, error) {
-	img, err := loader.Parse("k", bytes.NewReader(f), boot)
+	img, err := loader.Open("k", bytes.NewReader(f), boot)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,7 +103,7 @@ func TestBootKind(t *testing.T) {
 	} {
 		checkPC(t, c.name, c.f, c.boot, c.kind, c.entry, c.text)
 	}
-	img, err := loader.Parse("k", bytes.NewReader(base()), "")
+	img, err := loader.Open("k", bytes.NewReader(base()), "")
 	if err != nil || img.Kind != loader.KindHVT || img.Linux != nil || img.Manifest == nil {
 		t.Errorf("Parse of an hvt unikernel = %+v, %v; want kind hvt", img, err)
 	}
@@ -218,7 +218,7 @@ func TestFitPC(t *testing.T) {
 		{"file too short", pc(4)[:len(pc(4))-1], "truncated: segment 1 needs 4 bytes at file offset 0x2000, the file has 3 there"},
 	} {
 		kind, entry := loader.Kind(""), memory.Addr(0)
-		if img, _ := loader.Parse("k", bytes.NewReader(c.f), ""); c.text == "" && img != nil {
+		if img, _ := loader.Open("k", bytes.NewReader(c.f), ""); c.text == "" && img != nil {
 			kind, entry = img.Kind, img.Entry
 		}
 		checkPC(t, c.name, c.f, "", kind, entry, c.text)
@@ -264,7 +264,7 @@ func TestLoadPC(t *testing.T) {
 		}
 	}
 	// Memory that is not whole pages counts up to its last whole one.
-	img, err := loader.Parse("k", bytes.NewReader(pc(8)), "")
+	img, err := loader.Open("k", bytes.NewReader(pc(8)), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -160,7 +160,7 @@ func TestSegmentPerm(t *testing.T) {
 
 // TestFitSizes fits the same image into several memories.
 func TestFitSizes(t *testing.T) {
-	img, err := loader.Parse("k", bytes.NewReader(base()), "")
+	img, err := loader.Open("k", bytes.NewReader(base()), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,9 @@
 package loader
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // noteKind is a note that uvm looks for.
 type noteKind struct {
@@ -23,25 +26,14 @@ var (
 
 const elfNoteHdr = 12 // Elf64_Nhdr
 
-// ABI is the content of the ABI1 note.
-type ABI struct {
-	Target  uint32 // 1 = hvt
-	Version uint32
-}
-
+// Of the ABI1 note.
 const (
 	abiTargetHVT  = 1
 	abiVersionHVT = 2
 )
 
-// targetName names Solo5's other targets, for messages.
-func targetName(t uint32) string {
-	names := [...]string{"?", "hvt", "spt", "virtio", "muen", "genode", "xen"}
-	if int64(t) < int64(len(names)) {
-		return names[t]
-	}
-	return fmt.Sprint(t)
-}
+// targetNames are Solo5's other targets, for messages.
+var targetNames = map[uint32]string{0: "?", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 
 // findNote returns the content of the first note of the kind and where it is, for
 // messages; nil where there is none.
@@ -99,13 +91,14 @@ func (img *Image) readHVT(phdrs []phdr, abi []byte, boot Kind) error {
 	case len(abi) < 8:
 		return img.errorf(ErrFormat, "Solo5 ABI note has %d bytes, need 8", len(abi))
 	}
-	img.ABI = ABI{Target: le.Uint32(abi), Version: le.Uint32(abi[4:])}
+	target := le.Uint32(abi)
+	img.ABI = le.Uint32(abi[4:])
 	switch {
-	case img.ABI.Target != abiTargetHVT:
-		return img.errorf(ErrTarget, "built for Solo5's target %s, need hvt", targetName(img.ABI.Target))
-	case img.ABI.Version != abiVersionHVT:
-		err := img.errorf(ErrABIVersion, "built for version %d of the hvt ABI, need %d", img.ABI.Version, abiVersionHVT)
-		err.Version = img.ABI.Version
+	case target != abiTargetHVT:
+		return img.errorf(ErrTarget, "built for Solo5's target %s, need hvt", cmp.Or(targetNames[target], fmt.Sprint(target)))
+	case img.ABI != abiVersionHVT:
+		err := img.errorf(ErrABIVersion, "built for version %d of the hvt ABI, need %d", img.ABI, abiVersionHVT)
+		err.Version = img.ABI
 		return err
 	case boot != "" && boot != KindHVT:
 		return img.errorf(ErrFormat, "is a Solo5 hvt unikernel, not one to boot with --boot %s", boot)

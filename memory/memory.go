@@ -19,30 +19,24 @@ type Memory struct {
 
 // New reserves size bytes, a multiple of PageSize. The mapping is private and
 // unreserved: the host commits a page when it is first written.
-func New(size uint64) (*Memory, error) {
+func New(size uint64) (*Memory, error) { return NewWithHole(size, 0, 0) }
+
+// NewWithHole is New for a machine whose addresses from hole to holeEnd, multiples
+// of PageSize, are not memory: what is above hole moves up by its length.
+func NewWithHole(size uint64, hole, holeEnd Addr) (*Memory, error) {
 	if size == 0 || size%PageSize != 0 || size > 1<<46 {
 		return nil, fmt.Errorf("guest memory of %d bytes: need a positive multiple of %d", size, PageSize)
 	}
+	if size <= uint64(hole) {
+		hole, holeEnd = 0, 0
+	}
+	size += uint64(holeEnd - hole)
 	host, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("guest memory of %d MiB: mmap: %w", size>>20, err)
 	}
-	return &Memory{host: host}, nil
-}
-
-// NewWithHole is New for a machine whose addresses from hole to holeEnd, multiples
-// of PageSize, are not memory: what is above hole moves up by its length.
-func NewWithHole(size uint64, hole, holeEnd Addr) (*Memory, error) {
-	if size <= uint64(hole) {
-		return New(size)
-	}
-	m, err := New(size + uint64(holeEnd-hole))
-	if err != nil {
-		return nil, err
-	}
-	m.hole, m.holeEnd = hole, holeEnd
-	return m, nil
+	return &Memory{host, hole, holeEnd}, nil
 }
 
 // Size is the first address after memory; without a hole, the number of bytes.

@@ -36,14 +36,18 @@ type device struct {
 // row is one operation of a device.
 type row struct {
 	count, bytes, errors atomic.Uint64
-	latency              [devices.LatencyBuckets]atomic.Uint64
+	latency              *[devices.LatencyBuckets]atomic.Uint64 // with timing
 }
 
-// The rows, in their order. A disk's are devices.DiskOp.
-var names = map[string][]string{
-	"net":     {"rx", "tx"},
-	"console": {"write"},
-	"disk":    {"read", "write", "flush", "discard", "zero", "zero-free"},
+// names are the rows, in their order. A disk's are devices.DiskOp.
+func (d *device) names() []string {
+	switch d.kind {
+	case "net":
+		return []string{"rx", "tx"}
+	case "console":
+		return []string{"write"}
+	}
+	return []string{"read", "write", "flush", "discard", "zero", "zero-free"}
 }
 
 // New returns a Meter without devices. With timing it takes the time of each operation,
@@ -52,6 +56,11 @@ func New(timing bool) *Meter { return &Meter{timing: timing, epoch: time.Now()} 
 
 func (m *Meter) add(name, kind string) *device {
 	d := &device{Meter: m, name: name, kind: kind}
+	for i := range d.rows {
+		if m.timing {
+			d.rows[i].latency = new([devices.LatencyBuckets]atomic.Uint64)
+		}
+	}
 	m.all = append(m.all, d)
 	return d
 }
@@ -61,10 +70,10 @@ func (m *Meter) add(name, kind string) *device {
 func (m *Meter) Stats() (all []devices.DeviceStats) {
 	for _, d := range m.all {
 		s := devices.DeviceStats{Name: d.name, Kind: d.kind, Ops: map[string]devices.OpStats{}}
-		for i, name := range names[d.kind] {
+		for i, name := range d.names() {
 			r := &d.rows[i]
 			op := devices.OpStats{Count: r.count.Load(), Bytes: r.bytes.Load(), Errors: r.errors.Load()}
-			for b := range r.latency {
+			for b := 0; d.timing && b < devices.LatencyBuckets; b++ {
 				if n := r.latency[b].Load(); n > 0 {
 					op.Latency = append(append(op.Latency, make([]uint64, b-len(op.Latency))...), n)
 				}

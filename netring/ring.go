@@ -66,7 +66,9 @@ type Ring struct {
 	mem      []byte         // guest's: the guest can write all of it at any time
 	doorbell *hostio.Event
 	calls    *hypercall.Config
+	stop     atomic.Bool // the goroutine is to end; then the doorbell is signalled
 
+	mu sync.Mutex // held by the goroutine while it works, and where the ring is frozen; guards the rest
 	// Entries that are carried out and commits that are made: what the ring says of them is
 	// for the guest.
 	head, commits uint32
@@ -127,31 +129,37 @@ func (n *sharedNIC) WriteFrame(bufs [][]byte) devices.Errno {
 
 // Start is vmm.NetRing's.
 func (r *Ring) Start(fail func(error)) (stop func()) {
-	var stopped atomic.Bool
+	r.stop.Store(false)
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := r.work(&stopped); err != nil {
+		if err := r.work(); err != nil {
 			fail(err)
 		}
 	})
 	return func() {
-		stopped.Store(true)
+		r.stop.Store(true)
 		r.doorbell.Signal()
 		work.Wait()
 	}
 }
 
+// Freeze is vmm.NetRing's.
+func (r *Ring) Freeze(on bool) {
+	if on {
+		r.mu.Lock()
+	} else {
+		r.mu.Unlock()
+	}
+}
+
 // work serves the ring until stop is set, which the doorbell tells, and once more then.
-func (r *Ring) work(stop *atomic.Bool) error {
-	for !stop.Load() {
-		if !r.look() {
-			r.sleep()
-		}
-		if err := r.serve(); err != nil {
+func (r *Ring) work() error {
+	for !r.stop.Load() {
+		if err := r.round(r.look()); err != nil {
 			return err
 		}
 	}
-	return r.serve()
+	return r.round(true)
 }
 
 // look waits for entries without sleeping, but not for long.
@@ -165,17 +173,34 @@ func (r *Ring) look() bool {
 	return false
 }
 
+// round carries out what there is, or what comes when there is nothing.
+func (r *Ring) round(awake bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !awake {
+		r.sleep()
+	}
+	return r.serve()
+}
+
 // sleep waits for the doorbell, unless there are entries. The guest makes an entry and then
 // looks whether it has to ring; we say that it has to, and then look for entries.
 func (r *Ring) sleep() {
 	kick := r.word(offNeedsKick)
 	kick.Store(1)
 	if r.word(offEntryTail).Load() == r.head {
-		// EINTR, a signal of the Go runtime's, is an early end like any other.
-		unix.Poll([]unix.PollFd{{Fd: int32(r.doorbell.PollFD()), Events: unix.POLLIN}}, -1)
-		r.doorbell.Clear()
+		r.wait(nil)
 	}
 	kick.Store(0)
+}
+
+// wait waits for the doorbell, for up to timeout if there is one. Frozen, it waits longer. EINTR,
+// a signal of the Go runtime's, is an early end like any other.
+func (r *Ring) wait(timeout *unix.Timespec) {
+	r.mu.Unlock()
+	defer r.mu.Lock()
+	unix.Ppoll([]unix.PollFd{{Fd: int32(r.doorbell.PollFD()), Events: unix.POLLIN}}, timeout, nil)
+	r.doorbell.Clear()
 }
 
 // serve carries out the entries that there are now, each as the hypercall that it stands for.
@@ -187,20 +212,17 @@ func (r *Ring) serve() error {
 	}
 	for r.head != tail {
 		copy(r.entry[:], r.mem[offEntries+r.head%slots*entrySize:])
-		id, op := le.Uint32(r.entry[20:]), le.Uint32(r.entry[0:])
-		r.head++
-		switch op {
-		case opWrite:
-			if _, _, err := r.net(hypercall.NetWrite); err != nil {
-				return err
-			}
-		case opRead:
-			n, result, err := r.net(hypercall.NetRead)
+		switch op := le.Uint32(r.entry[0:]); op {
+		case opWrite, opRead:
+			n, result, err := r.net(hypercall.NetWrite + hypercall.Call(op-opWrite))
 			if err != nil {
 				return err
 			}
-			r.commit(id, result, n)
+			if op == opRead {
+				r.commit(le.Uint32(r.entry[20:]), result, n)
+			}
 		}
+		r.head++
 	}
 	r.word(offEntryHead).Store(r.head)
 	return nil
@@ -218,17 +240,24 @@ func (r *Ring) net(c hypercall.Call) (n, result uint32, err error) {
 		perm, op = memory.Write, "read"
 	}
 	if r.frame[0], err = r.calls.View.Access(memory.Addr(le.Uint64(r.entry[8:])), uint64(le.Uint32(r.entry[16:])), perm); err != nil {
-		return 0, 0, &hypercall.PointerError{Call: c, What: fmt.Sprintf("buffer of entry %d", r.head-1), AccessError: *err.(*memory.AccessError)}
+		return 0, 0, &hypercall.PointerError{Call: c, What: fmt.Sprintf("buffer of entry %d", r.head), AccessError: *err.(*memory.AccessError)}
 	}
-	nic, size, errno := r.calls.NICs[handle], 0, devices.Errno(0)
-	if c == hypercall.NetRead {
-		size, errno = nic.ReadFrame(r.frame[:])
-	} else {
+	nic, limit, errno := r.calls.NICs[handle], r.calls.Limits[handle][c&1], devices.Errno(unix.EAGAIN)
+	if c == hypercall.NetWrite {
+		if !r.pay(limit, len(r.frame[0])) {
+			return 0, 0, nil
+		}
 		errno = nic.WriteFrame(r.frame[:])
+	} else if limit.Wait() <= 0 {
+		var size int
+		if size, errno = nic.ReadFrame(r.frame[:]); errno == 0 {
+			limit.Take(uint64(size), 1)
+			n = uint32(size)
+		}
 	}
 	switch {
 	case errno == 0:
-		return uint32(size), resultOK, nil
+		return n, resultOK, nil
 	case errno == unix.EAGAIN && c == hypercall.NetRead:
 		return 0, resultAgain, nil
 	}
@@ -238,14 +267,28 @@ func (r *Ring) net(c hypercall.Call) (n, result uint32, err error) {
 	return 0, resultError, nil
 }
 
-// commit answers a read. A guest that leaves commits there loses them.
+// pay waits until the limit lets a frame of n bytes go. When the ring is to stop it waits no
+// more, and the frame is lost: a guest that ends sends no faster than others.
+func (r *Ring) pay(limit *devices.Limiter, n int) bool {
+	for d := limit.Wait(); d > 0; d = limit.Wait() {
+		if r.stop.Load() {
+			return false
+		}
+		ts := unix.NsecToTimespec(int64(d))
+		r.wait(&ts)
+	}
+	limit.Take(uint64(n), 1)
+	return true
+}
+
+// commit answers the read at hand. A guest that leaves commits there loses them.
 func (r *Ring) commit(id, result, n uint32) {
 	c := r.mem[offCommits+r.commits%slots*commitSize:]
 	le.PutUint32(c[0:], id)
 	le.PutUint32(c[4:], result)
 	le.PutUint32(c[8:], n)
 	r.commits++
-	r.word(offEntryHead).Store(r.head) // the guest counts on that before it reads once more
+	r.word(offEntryHead).Store(r.head + 1) // the guest counts on that before it reads once more
 	r.word(offCommitTail).Store(r.commits)
 }
 
@@ -256,7 +299,7 @@ func (r *Ring) Close() error { return errors.Join(r.doorbell.Close(), r.guest.Cl
 const stateSize = 8 + ringSize
 
 // SaveState returns both indices, 32 bits each, and the ring's memory, which is in no other part
-// of a saved VM. The ring is attached and not started.
+// of a saved VM. The ring is attached, and frozen or not started.
 func (r *Ring) SaveState() ([]byte, error) {
 	return append(le.AppendUint32(le.AppendUint32(nil, r.head), r.commits), r.mem...), nil
 }

@@ -31,6 +31,26 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# fetch_prometheus puts prometheus and promtool into the cache, for the tests of uvm-exporter. Debian's package
+# would start a server that anybody can reach, so it is not installed: only its two programs are taken out of it.
+fetch_prometheus() {
+    local dir=${XDG_CACHE_HOME:-$HOME/.cache}/uvm/prometheus tmp turn
+    [ -x "$dir/prometheus" ] && [ -x "$dir/promtool" ] && return
+    command -v prometheus >/dev/null && command -v promtool >/dev/null && return
+    echo "setup: fetching prometheus into $dir" >&2
+    command -v apt-get >/dev/null || { echo "setup: no apt-get here; install prometheus and promtool" >&2; return 1; }
+    tmp=$(mktemp -d)
+    for turn in 1 2; do # the package lists may be missing, or too old
+        (cd "$tmp" && apt-get -qq -o APT::Sandbox::User=root -o Acquire::Retries=3 download prometheus) && break
+        [ $turn = 1 ] && as_root apt-get update -qq
+    done
+    # apt has checked the package against Debian's signed index.
+    mkdir -p "$tmp/x" "$dir"
+    dpkg-deb --extract "$tmp"/prometheus_*.deb "$tmp/x" && mv "$tmp"/x/usr/bin/{prometheus,promtool} "$dir/" ||
+        { rm -rf "$tmp"; return 1; }
+    rm -rf "$tmp"
+}
+
 # go_is_new_enough GO: is that command there, and at least of our version's line?
 go_is_new_enough() {
     local v
@@ -71,11 +91,16 @@ install_go() {
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ "$(uname -m)" = x86_64 ] || { echo "setup: uvm runs on x86-64 only, this is $(uname -m)" >&2; exit 1; }
 install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/linux/kvm.h=linux-libc-dev ip=iproute2 ping=iputils-ping mke2fs=e2fsprogs curl=curl patch=patch xz=xz-utils
+# Tests debug guests with the real gdb (docs/debugging.md).
+[ "${0##*/}" = demo.sh ] || install_packages gdb=gdb readelf=binutils
 # The lab (docs/testing.md), which the demo does not need; it fetches its kernel itself. A busybox alone may be the dynamic one.
 # The second line is for the kernels of the guests that it runs (docs/lupine.md).
 if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_LAB:-}" != 1 ]; then
     install_packages qemu-system-x86_64=qemu-system-x86 /usr/share/doc/busybox-static=busybox-static \
-        flex=flex bison=bison bc=bc /usr/include/libelf.h=libelf-dev
+        flex=flex bison=bison bc=bc /usr/include/libelf.h=libelf-dev strace=strace dmsetup=dmsetup
+fi
+if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_PROMETHEUS:-}" != 1 ]; then
+    fetch_prometheus
 fi
 if ! go_is_new_enough go; then
     go_is_new_enough "$go_home/bin/go" || install_go

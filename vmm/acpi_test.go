@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/uvm-monitor/uvm/devices"
-	"github.com/uvm-monitor/uvm/memory"
 )
 
 const acpiBase = 0xe0000
@@ -67,7 +66,7 @@ func acpiTree(t *testing.T, b []byte) map[string][]byte {
 func TestMADT(t *testing.T) {
 	le := binary.LittleEndian
 	for _, cpus := range []int{1, 2, 16} {
-		m := acpiTree(t, acpiTables(acpiBase, cpus, nil))["APIC"]
+		m := acpiTree(t, acpiTables(acpiBase, cpus, 0))["APIC"]
 		if a, f := le.Uint32(m[36:]), le.Uint32(m[40:]); a != 0xfee00000 || f != 1 {
 			t.Errorf("%d CPUs: local APIC at %#x, flags %#x; want 0xfee00000, 1", cpus, a, f)
 		}
@@ -99,7 +98,7 @@ func TestMADT(t *testing.T) {
 // (section 5.2.9), to the devices that have them.
 func TestFADT(t *testing.T) {
 	le := binary.LittleEndian
-	f := acpiTree(t, acpiTables(acpiBase, 1, nil))["FACP"]
+	f := acpiTree(t, acpiTables(acpiBase, 1, 0))["FACP"]
 	if f[8] != 5 || len(f) != 268 {
 		t.Errorf("FADT revision %d, %d bytes; want 5, 268", f[8], len(f))
 	}
@@ -152,7 +151,7 @@ func TestFADT(t *testing.T) {
 // s5Type is the SLP_TYP of S5: the first element of the package \_S5.
 func s5Type(t *testing.T) byte {
 	t.Helper()
-	d := acpiTree(t, acpiTables(acpiBase, 1, nil))["DSDT"]
+	d := acpiTree(t, acpiTables(acpiBase, 1, 0))["DSDT"]
 	_, s5, ok := bytes.Cut(d, []byte("\x08_S5_\x12\x06\x04"))
 	if !ok || s5[0] != 0 { // ZeroOp
 		t.Fatalf("\\_S5 = % x; want a package of 4 that begins with 0", s5)
@@ -170,8 +169,8 @@ func TestDSDT(t *testing.T) {
 		"[\x82;VM00\x08_HID\x0dLNRO0005\x00\x08_UID\x0a\x00" +
 		"\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01\x00\x00\x00\xd0\x00\x10\x00\x00\x89\x06\x00\x03\x01\x05\x00\x00\x00y\x00" +
 		"[\x82;VM01\x08_HID\x0dLNRO0005\x00\x08_UID\x0a\x01" +
-		"\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01\x00\x10\x00\xd0\x00\x10\x00\x00\x89\x06\x00\x03\x01\x17\x00\x00\x00y\x00"
-	got := acpiTree(t, acpiTables(acpiBase, 1, []mmioDevice{{0xd0000000, 5}, {0xd0001000, 23}}))["DSDT"][36:]
+		"\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01\x00\x10\x00\xd0\x00\x10\x00\x00\x89\x06\x00\x03\x01\x06\x00\x00\x00y\x00"
+	got := acpiTree(t, acpiTables(acpiBase, 1, 2))["DSDT"][36:]
 	if string(got) != want {
 		t.Errorf("DSDT = % x; want % x", got, want)
 	}
@@ -179,16 +178,12 @@ func TestDSDT(t *testing.T) {
 
 // TestACPIPlace: every table moves with the base.
 func TestACPIPlace(t *testing.T) {
-	a, b := acpiTables(acpiBase, 3, nil), acpiTables(acpiBase+0x1000, 3, nil)
+	a, b := acpiTables(acpiBase, 3, 0), acpiTables(acpiBase+0x1000, 3, 0)
 	le := binary.LittleEndian
 	if d := le.Uint64(b[24:]) - le.Uint64(a[24:]); d != 0x1000 || len(a) != len(b) {
 		t.Errorf("XSDT moves by %#x, %d and %d bytes; want 0x1000, the same", d, len(a), len(b))
 	}
-	var all []mmioDevice
-	for i := range uint32(19) {
-		all = append(all, mmioDevice{0xd0000000 + i*memory.PageSize, 5 + i})
-	}
-	if n := len(acpiTables(acpiBase, 16, all)); n > 0x10000 {
-		t.Errorf("16 CPUs and 19 devices need %d bytes; want up to 64 KiB", n)
+	if n := len(acpiTables(acpiBase, 16, len(pcIRQs))); n > 0x10000 {
+		t.Errorf("16 CPUs and %d devices need %d bytes; want up to 64 KiB", len(pcIRQs), n)
 	}
 }

@@ -2,15 +2,14 @@ package vmm
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/devices/hostio"
@@ -43,13 +42,8 @@ func (vm *VM) attach(m *loader.Manifest) (hypercall.Config, error) {
 			return t, err
 		}
 	}
-	var missing []loader.Device
-	for _, e := range m.Entries {
-		if !e.Attached && e.Type < loader.DeviceReserved {
-			missing = append(missing, e)
-		}
-	}
-	if missing != nil {
+	missing := slices.DeleteFunc(slices.Clone(m.Entries), func(e loader.Device) bool { return e.Attached || e.Type >= loader.DeviceReserved })
+	if len(missing) > 0 {
 		return t, &UnattachedError{missing}
 	}
 	for i, h := range disks {
@@ -89,28 +83,26 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 	if err != nil {
 		return &HostError{What: "network ring", Err: err}
 	}
-	vm.closers = append(vm.closers, vm.cfg.NetRing)
+	vm.closers, vm.freezers = append(vm.closers, vm.cfg.NetRing), append(vm.freezers, vm.cfg.NetRing)
 	return cmp.Or(vm.kvm.SetMemory(2, uint64(vm.ringAt()), mem[:ringSize]), vm.kvm.IOEventFD(doorbell, ringPort, 4, kvm.IOEventPort))
 }
 
 // claim finds the handle of a configured device and marks it attached: by name, or
 // the i-th takes the i-th of its type.
 func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handle int, err error) {
-	before := i
-	var all []string
+	var all []string // of the type, so far
 	for h := range m.Entries {
 		e := &m.Entries[h]
 		if e.Type != typ {
 			continue
 		}
-		if name == "" && before == 0 || name != "" && e.Name == name {
+		if name == "" && len(all) == i || name != "" && e.Name == name {
 			if e.Attached {
 				return 0, configError("%v device %q: attached twice", typ, e.Name)
 			}
 			e.Attached = true
 			return h, nil
 		}
-		before--
 		all = append(all, strconv.Quote(e.Name))
 	}
 	declared := fmt.Sprintf("it declares %v devices %s", typ, strings.Join(all, ", "))
@@ -136,12 +128,9 @@ func (e *UnattachedError) Error() string {
 
 // openDisk opens and checks the host's end of the disk that messages call name.
 func openDisk(name string, c *Disk) (*hostio.Disk, error) {
-	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache)
+	d, err := hostio.OpenDisk(c.Path, c.ReadOnly, c.Cache, c.BlockSize)
 	if err != nil {
 		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: err}
-	}
-	if a := d.Align(); a > c.BlockSize {
-		return nil, &HostError{What: fmt.Sprintf("disk %q", name), Err: errors.Join(fmt.Errorf("%s: direct I/O needs blocks of %d bytes there, and the guest's have %d: use cache=writeback instead of cache=none", c.Path, a, c.BlockSize), d.Close())}
 	}
 	if size, block := d.Size(), int64(c.BlockSize); size < block || size%block != 0 {
 		d.Close()
@@ -176,30 +165,35 @@ func openNet(name string, c *Net, vnet bool) (t *hostio.Tap, mac [6]byte, mtu in
 		return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
 	}
 	if mac = c.MAC; mac == [6]byte{} {
-		if _, err := unix.Getrandom(mac[:], 0); err != nil {
-			t.Close()
-			return nil, mac, 0, &HostError{What: fmt.Sprintf("net %q", name), Err: err}
-		}
+		copy(mac[:], le64s(rand.Uint64()))
 		mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	}
 	return t, mac, cmp.Or(c.MTU, t.MTU()), nil
 }
 
 // console returns where output goes; name is for the Meter.
-func (vm *VM) console(name string) (w io.Writer, err error) {
-	switch c := vm.cfg.Console.(type) {
-	case nil:
-		w = io.Discard
-	case interface{ Fd() uintptr }:
-		fd := int(c.Fd())
+func (vm *VM) console(name string) (io.Writer, error) {
+	out := cmp.Or(vm.cfg.Console, io.Discard)
+	if w, ok := out.(interface{ Fd() uintptr }); ok {
+		fd := int(w.Fd())
 		if fd < 0 {
 			return nil, configError("console: the file is closed")
 		}
-		w = hostio.NewConsole(fd, vm.wake)
-	default:
-		w = c
+		out = hostio.NewConsole(fd, vm.wake)
 	}
-	return vm.cfg.Meter.Console(name, w), nil
+	if vm.cfg.ConsoleCopy != nil {
+		out = &tee{out, vm.cfg.ConsoleCopy}
+	}
+	return vm.cfg.Meter.Console(name, out), nil
+}
+
+// tee copies what has been written, which may be less than was to be.
+type tee struct{ to, also io.Writer }
+
+func (t *tee) Write(b []byte) (int, error) {
+	n, err := t.to.Write(b)
+	t.also.Write(b[:n])
+	return n, err
 }
 
 // logFailure logs what went wrong with a device; name is the guest's name for it, ""

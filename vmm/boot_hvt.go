@@ -60,15 +60,12 @@ func (vm *VM) writeBootInfo(kernelEnd memory.Addr, tscHz uint64, img *loader.Ima
 // as they ask for, and the rest of memory above 1 MiB. Low memory with the
 // page tables stays out, though a guest in ring 0 could map it; so does memory
 // with a protection key, since whether the guest may reach that changes with PKRU.
-func hvtView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
-	return viewOf(mem, img, func(m *mapping) bool { return m.key == 0 })
-}
-
-// viewOf grants the mappings that may be in the view.
-func viewOf(mem *memory.Memory, img *loader.Image, may func(*mapping) bool) (v *memory.View, err error) {
+// What instructions can be fetched from has executable segments with a key as well;
+// the decoder and fault reports look through that view, never a hypercall.
+func hvtView(mem *memory.Memory, img *loader.Image, fetch bool) (v *memory.View, err error) {
 	v = memory.NewView(mem)
 	for _, m := range hvtMap(img, mem.Size()) {
-		if may(&m) {
+		if m.key == 0 || fetch && m.exec {
 			err = cmp.Or(err, v.Grant(m.start, m.end, m.perm))
 		}
 	}

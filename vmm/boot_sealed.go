@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,9 +99,6 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	))
 	fillTSS(low[sealedTSS:])
 	fillIDT(low[sealedIDT:], low[sealedStubs:])
-	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
-		return err
-	}
 	cr4 := sealedCR4(cpuid, vm.cfg.TSSAvailable)
 	keys := usesKeys(img)
 	if keys {
@@ -114,7 +112,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 		return err
 	}
 	if keys {
-		if vm.code, err = codeView(vm.mem, img); err != nil {
+		if vm.code, err = hvtView(vm.mem, img, true); err != nil {
 			return err
 		}
 		vm.keyed = slices.DeleteFunc(slices.Clone(maps), func(m mapping) bool { return m.key == 0 })
@@ -123,7 +121,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 			return err
 		}
 	}
-	return vm.vcpu.SetRegs(vm.entryRegs(img.Entry))
+	return cmp.Or(vm.vcpu.SetMSR(msrLSTAR, syscallSentinel), vm.vcpu.SetRegs(vm.entryRegs(img.Entry)))
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings
@@ -227,8 +225,7 @@ func hvtMap(img *loader.Image, size uint64) []mapping {
 func (vm *VM) pageTables(maps []mapping, base, write uint64) (low []byte, err error) {
 	const gib = 1 << 30
 	if vm.cfg.NetRing != nil {
-		at := vm.ringAt()
-		maps = append(slices.Clip(maps), mapping{start: at - hvtPage, end: at}, mapping{start: at, end: at + ringSize, perm: memory.ReadWrite, exec: vm.cfg.Ring == Ring0})
+		maps = append(slices.Clip(maps), mapping{start: vm.ringAt() - hvtPage, end: vm.ringAt()}, mapping{start: vm.ringAt(), end: vm.ringAt() + ringSize, perm: memory.ReadWrite, exec: vm.cfg.Ring == Ring0})
 	}
 	if low, err = vm.mem.At(0, uint64(gpaBootInfo)); err != nil {
 		return nil, err

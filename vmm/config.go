@@ -68,6 +68,10 @@ type Config struct {
 	// reader can still be stopped; any other Writer has to return by itself.
 	Console io.Writer
 
+	// ConsoleCopy also takes the guest's output, when Console has taken it; nil = nobody. It must not block, its
+	// errors do not count, and several goroutines may write to it.
+	ConsoleCopy io.Writer
+
 	// Log takes the monitor's own words; nil discards them.
 	Log *slog.Logger
 
@@ -90,6 +94,10 @@ type Config struct {
 	// I/O bitmap wants the task register's segment available and not busy. It
 	// leaves SMAP off, too.
 	TSSAvailable bool
+
+	// Debug is asked, on the vCPU's thread, about each exception of a sealed guest and each
+	// debug exit; nil = there is no debugger. It must not call the VM's methods.
+	Debug func(*DebugEvent) DebugAction
 
 	// KVM is the path of the KVM device; "" = /dev/kvm.
 	KVM string
@@ -163,6 +171,8 @@ type NetRing interface {
 	// ends the VM: the guest did what it must not. stop is called when the vCPU has
 	// stopped, and returns when what it had left in the ring is carried out.
 	Start(fail func(error)) (stop func())
+	// Freeze has it do nothing until it is called with false; it is started, or will be.
+	Freeze(on bool)
 }
 
 // ConfigError is a Config that cannot work, whatever the host.
@@ -262,6 +272,8 @@ func (c *Config) checkHVT() error {
 		return configError("%d CPUs: an hvt guest has exactly 1", c.CPUs)
 	case c.Cmdline != "" || c.Initrd != "" || len(c.Virtio) > 0:
 		return configError("%s is an hvt unikernel: kernel command line, initrd, rng, vsock and other virtio devices are for Linux and other PC kernels", c.Kernel)
+	case slices.ContainsFunc(c.Disks, func(d Disk) bool { return d.Serial != "" }):
+		return configError("%s is an hvt unikernel: its disks have no serial numbers", c.Kernel)
 	case c.Memory > maxMem:
 		return configError("guest memory of %s: a guest has at most %s", formatBytes(c.Memory), formatBytes(maxMem))
 	case c.Memory < hvtPage || c.Memory%hvtPage != 0:
@@ -270,11 +282,6 @@ func (c *Config) checkHVT() error {
 	case len(c.Nets) == 0:
 		c.NetRing = nil
 	}
-	for i := range c.Disks {
-		if d := &c.Disks[i]; d.Serial != "" {
-			return configError("disk %s: serial number %q, but disks of hvt guests have none", label(d.Name, i), d.Serial)
-		}
-	}
 	return nil
 }
 
@@ -282,10 +289,8 @@ func (c *Config) checkHVT() error {
 func (c *Config) checkPC() error {
 	c.Memory = cmp.Or(c.Memory, DefaultPCMemory)
 	switch {
-	case c.NetRing != nil:
-		return configError("%s is not an hvt unikernel: its nets are virtio's, without the network ring", c.Kernel)
-	case c.Ring == RingSealed || c.SealExecOnly:
-		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed", c.Kernel)
+	case c.Ring == RingSealed || c.SealExecOnly || c.NetRing != nil:
+		return configError("%s is not an hvt unikernel: it runs in all rings and cannot be sealed, and there is no network ring", c.Kernel)
 	case c.Memory%memory.PageSize != 0:
 		return configError("guest memory of %s: need a multiple of 4 KiB", formatBytes(c.Memory))
 	}

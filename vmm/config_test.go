@@ -41,7 +41,7 @@ func TestConfigCheck(t *testing.T) {
 		{"negative block", Config{Kernel: "k", Disks: []Disk{{Path: "p", BlockSize: -512}}}, "disk number 1: block size of -512 bytes is not a power of two from 512 to 32768"},
 		{"cache modes", Config{Kernel: "k", Disks: []Disk{{Path: "p", Cache: "writeback"}, {Path: "p", Cache: "none"}, {Path: "p", Cache: "unsafe"}}}, ""},
 		{"cache", Config{Kernel: "k", Disks: []Disk{{Path: "p", Name: "a", Cache: "wt"}}}, `disk "a": no cache mode "wt" (there are writeback, none and unsafe)`},
-		{"serial", Config{Kernel: "k", Disks: []Disk{{Path: "p", Serial: "x"}}}, `disk number 1: serial number "x", but disks of hvt guests have none`},
+		{"serial", Config{Kernel: "k", Disks: []Disk{{Path: "p", Serial: "x"}}}, "k is an hvt unikernel: its disks have no serial numbers"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := cmp.Or(tt.cfg.check(), tt.cfg.checkHVT())

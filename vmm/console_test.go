@@ -38,6 +38,22 @@ func testConsole(t *testing.T, ring Ring) {
 			t.Errorf("output = %d bytes; want %d", len(got), len(want))
 		}
 	})
+	t.Run("copy", func(t *testing.T) {
+		var also, only bytes.Buffer
+		if got := runGuest(t, &g, func(c *Config) { c.ConsoleCopy = &also }); string(got) != want || also.String() != want {
+			t.Errorf("output = %d bytes, its copy %d; want %d", len(got), also.Len(), len(want))
+		}
+		runGuest(t, &g, func(c *Config) { c.Console, c.ConsoleCopy = nil, &only })
+		if only.String() != want {
+			t.Errorf("copy of no console = %d bytes; want %d", only.Len(), len(want))
+		}
+		runGuest(t, &g, func(c *Config) { c.ConsoleCopy = failingWriter{syscall.EIO} })
+		var none bytes.Buffer
+		runGuest(t, &g, func(c *Config) { c.Console, c.ConsoleCopy = failingWriter{syscall.EIO}, &none })
+		if none.Len() != 0 {
+			t.Errorf("copy of what nobody took = %q; want nothing", none.String())
+		}
+	})
 	t.Run("file", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "console")
 		f, err := os.Create(path)

@@ -110,11 +110,7 @@ const noReg = 0xff
 // decode decodes the instruction at the start of b, which holds as many bytes
 // as can be read there.
 func decode(b []byte) (in insn, ok bool) {
-	const (
-		rexR = 4
-		rexX = 2
-		rexB = 1
-	)
+	const rexR, rexX, rexB = 4, 2, 1
 	i, rex := 0, byte(0)
 	if i < len(b) && b[i]&0xf0 == 0x40 {
 		rex, i = b[i], i+1

@@ -104,7 +104,7 @@ func testConfusedDeputy(t *testing.T, ring Ring) {
 			for b := a; b < a+p.size; b++ {
 				good = good && deputyPerm(b)&want == want
 			}
-			err := vm.ports.Out(hypercall.PortBase+uint16(p.call), 4, imm32(uint32(arg)))
+			err := vm.ports.Access(hypercall.PortBase+uint16(p.call), 4, imm32(uint32(arg)), true)
 			if err != nil {
 				err = vm.portFault(vm.vcpu, err)
 			}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/uvm-monitor/uvm/kvm"
 	"github.com/uvm-monitor/uvm/loader"
-	"github.com/uvm-monitor/uvm/memory"
 )
 
 // Protection keys (AMD64 APM volume 2, section 5.6.7): four bits of a user
@@ -58,13 +57,6 @@ func (vm *VM) agree(img *loader.Image) error {
 		return configError("kernel %s: its segments have protection keys, which ring 0 does not obey: run it in ring %s", img.Path, RingSealed)
 	}
 	return nil
-}
-
-// codeView is what instructions can be fetched from: what the guest may read,
-// and executable segments that it may not. The decoder and fault reports look
-// through it, never a hypercall.
-func codeView(mem *memory.Memory, img *loader.Image) (*memory.View, error) {
-	return viewOf(mem, img, func(m *mapping) bool { return m.key == 0 || m.exec })
 }
 
 // keyOf is the protection key that an exception at addr is due to, or 0.

@@ -70,11 +70,11 @@ func TestKeyedMap(t *testing.T) {
 		t.Error("usesKeys() = false; want true, for keys 5 and 3")
 	}
 	sealText(img)
-	view, err := hvtView(mem, img)
+	view, err := hvtView(mem, img, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, err := codeView(mem, img)
+	code, err := hvtView(mem, img, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,7 @@ func TestNativeGuests(t *testing.T) {
 	} {
 		t.Run(tt.guest, func(t *testing.T) {
 			path := filepath.Join(dir, tt.guest+".hvt")
-			img, err := loader.Open(path, "")
+			img, err := loader.Open(path, nil, "")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/uvm-monitor/uvm/devices"
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/internal/testutil"
 	"github.com/uvm-monitor/uvm/memory"
@@ -146,6 +148,93 @@ func testNetRingAttacks(t *testing.T, ring Ring) {
 	}
 }
 
+// flood emits a loop without end that moves the tail and rings, and waits until the head is there.
+//
+//	ff 04 25 addr32  inc dword [tail]
+//	8b 04 25 addr32  mov eax, [head]
+//	3b 04 25 addr32  cmp eax, [tail]; jne to the mov
+func (g *guest) flood() {
+	at := g.emit(slices.Concat([]byte{0xff, 0x04, 0x25}, imm32(ringBase))...)
+	g.out(ringPort, 0)
+	wait := g.emit(slices.Concat([]byte{0x8b, 0x04, 0x25}, imm32(ringBase+64), []byte{0x3b, 0x04, 0x25}, imm32(ringBase))...)
+	g.jumpBack(0x75, wait)
+	g.jumpBack(0xeb, at)
+}
+
+// TestNetRingPause pauses a guest in full flow, often: its ring stands still with it.
+func TestNetRingPause(t *testing.T) { bothRings(t, testNetRingPause) }
+
+func testNetRingPause(t *testing.T, ring Ring) {
+	testutil.Watchdog(t)
+	netNS(t)
+	makeTap(t, "uvm0", 1500)
+	g := guest{ring: ring, devices: oneNet}
+	buf := uint64(g.store(make([]byte, 64)))
+	for i := range uint32(8) { // of the 1024; the others are no operation
+		g.entry(i, 1+i%2, 1, buf, 64)
+	}
+	g.flood()
+	cfg := g.config()
+	withRing("uvm0")(&cfg)
+	vm := newVM(t, cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := runAside(ctx, vm)
+	testutil.Until(t, "Running", func() bool { return vm.State() == Running })
+	head := func() uint32 {
+		state, err := vm.cfg.NetRing.SaveState()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return le.Uint32(state)
+	}
+	last := uint32(0)
+	for i := range 50 {
+		pause(t, vm)
+		at := head()
+		if i%10 == 0 {
+			time.Sleep(5 * time.Millisecond) // for what should not happen
+		}
+		if again := head(); again != at {
+			t.Fatalf("the ring went from %d to %d in a pause", at, again)
+		}
+		resume(t, vm)
+		if i == 0 || i == 49 {
+			testutil.Until(t, "the ring goes on", func() bool { pause(t, vm); defer resume(t, vm); return head() != at })
+		}
+		last = at
+	}
+	pause(t, vm) // a paused VM can be stopped, with its ring
+	cancel()
+	if o := testutil.Wait(t, done, "Run"); !errors.Is(o.err, context.Canceled) || last == 0 {
+		t.Errorf("Run() = %+v, %v, last head %d; want %v and some", o.res, o.err, last, context.Canceled)
+	}
+}
+
+// TestNetRingLimit writes more frames than its rate allows at once. They take the time that they
+// would by hypercall.
+func TestNetRingLimit(t *testing.T) {
+	netNS(t)
+	makeTap(t, "uvm0", 1500)
+	const n, rate = 10, 50
+	g := guest{devices: oneNet}
+	frame := uint64(g.store(make([]byte, 64)))
+	for i := range uint32(n) {
+		g.entry(i, 1, 1, frame, 64)
+	}
+	g.out(ringPort, 0)
+	g.await(ringBase+64, n)
+	g.halt(0)
+	start := time.Now()
+	runGuest(t, &g, func(c *Config) {
+		withRing("uvm0")(c)
+		c.Nets[0].TxLimit = devices.Limit{Ops: rate, Burst: time.Millisecond}
+	})
+	if took, least := time.Since(start), (n-2)*time.Second/rate; took < least {
+		t.Errorf("%d frames took %v; want %v at least", n, took, least)
+	}
+}
+
 // TestNetRingStops stops guests that never let the ring rest, and one whose ring sleeps, by
 // their context and by Close, and looks for what they leave.
 func TestNetRingStops(t *testing.T) { bothRings(t, testNetRingStops) }
@@ -164,15 +253,7 @@ func testNetRingStops(t *testing.T, ring Ring) {
 			g.emit(slices.Concat([]byte{0xff, 0x04, 0x25}, imm32(ringBase+64))...)
 			g.jumpBack(0xeb, at)
 		}, // inc [head]
-		"flood": func(g *guest) { // inc [tail], ring, until the head is there
-			at := g.here()
-			g.emit(slices.Concat([]byte{0xff, 0x04, 0x25}, imm32(ringBase))...)
-			g.out(ringPort, 0)
-			// 8b 04 25 addr32  mov eax, [head]; 3b 04 25 addr32  cmp eax, [tail]; jne
-			wait := g.emit(slices.Concat([]byte{0x8b, 0x04, 0x25}, imm32(ringBase+64), []byte{0x3b, 0x04, 0x25}, imm32(ringBase))...)
-			g.jumpBack(0x75, wait)
-			g.jumpBack(0xeb, at)
-		},
+		"flood": (*guest).flood,
 	} {
 		for _, close := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, close=%v", name, close), func(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 )
 
 // Pause stops a VM that runs, until Resume. When it returns nil, no vCPU is inside the
-// guest or a hypercall, and a PC's virtio devices have nothing in flight and do not
-// touch memory; the UART still takes input, and KVM's timers go on. The guest does not
+// guest or a hypercall, and a PC's virtio devices and the network ring have nothing in
+// flight and do not touch memory; the UART still takes input, and KVM's timers go on. The guest does not
 // notice: what waits in POLL or for the console goes on afterwards, with the time that
 // was left.
 //
@@ -91,32 +91,33 @@ func (vm *VM) attend() error {
 	return vm.stopCause
 }
 
-// freeze stops a PC's devices or has them go on. They may have to wait for the host,
-// and vm.mu, which is held, is free meanwhile.
+// freeze stops what works beside the vCPUs or has it go on. It may have to wait for the
+// host, and vm.mu, which is held, is free meanwhile.
 func (vm *VM) freeze(on bool) {
-	if vm.pc == nil {
-		return
-	}
 	vm.mu.Unlock()
 	defer vm.mu.Lock()
-	for i := range vm.pc.virtio {
-		vm.pc.virtio[i].mmio.Freeze(on)
+	for _, f := range vm.freezers {
+		f.Freeze(on)
 	}
 }
 
 // Machine is a VM that stands still, for debuggers and the like. It is valid while
 // Inspect calls its function, and only there.
 type Machine struct {
-	VCPUs  []*kvm.VCPU // their registers are those between two instructions of the guest's
-	Memory *memory.Memory
-	Sealed bool // the guest runs in ring 3, and believes itself to be in ring 0
-	PC     bool // else an hvt guest, whose virtual addresses are physical ones
+	VCPUs    []*kvm.VCPU // their registers are those between two instructions of the guest's
+	Memory   *memory.Memory
+	Tables   *memory.Memory // a sealed guest's page tables that do not fit into Memory, from TablesAt on; else nil
+	VM       *kvm.VM
+	TablesAt memory.Addr
+	Sealed   bool // the guest runs in ring 3, and believes itself to be in ring 0
+	PC       bool // else an hvt guest, whose virtual addresses are physical ones
 }
 
-// Registers as KVM has them.
+// A vCPU, and registers as KVM has them.
 type (
 	Regs  = kvm.Regs
 	Sregs = kvm.Sregs
+	VCPU  = kvm.VCPU
 )
 
 // ErrNotPaused is what Inspect returns for a VM that runs or is closed.
@@ -131,5 +132,5 @@ func (vm *VM) Inspect(f func(*Machine) error) error {
 	if vm.state == Running || vm.state == Closed {
 		return ErrNotPaused
 	}
-	return f(&Machine{VCPUs: vm.vcpus, Memory: vm.mem, Sealed: vm.sealed != nil, PC: vm.pc != nil})
+	return f(&Machine{VCPUs: vm.vcpus, Memory: vm.mem, Tables: vm.tables, TablesAt: vm.tablesAt(), VM: vm.kvm, Sealed: vm.sealed != nil, PC: vm.pc != nil})
 }

@@ -38,6 +38,7 @@ var pcIRQs = [...]uint32{5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21,
 type pc struct {
 	mu    sync.Mutex // one vCPU at a time is at the ports
 	ports devices.PortBus
+	cut   int // 1 + the vCPU whose access was interrupted; 0 = none
 
 	uart    *devices.UART
 	uartIRQ *hostio.Event
@@ -105,7 +106,7 @@ func (vm *VM) buildPC(img *loader.Image, kvmErr error) error {
 		rd.load(vm.mem),
 		vm.mem.Put(pcCmdline, []byte(cmdline+"\x00")),
 		vm.mem.Put(mpTableAddr, mpTable(cfg.CPUs)),
-		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, vm.pc.mmioDevices())),
+		vm.mem.Put(pcACPI, acpiTables(pcACPI, cfg.CPUs, len(vm.pc.virtio))),
 		boot(img, cmdline, rd))
 	vm.view = memory.NewView(vm.mem)
 	for _, r := range vm.mem.Ranges() {
@@ -139,6 +140,7 @@ func (vm *VM) wirePC() error {
 			}
 		}
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, interrupt, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
+		vm.freezers = append(vm.freezers, s.mmio)
 		err = cmp.Or(err,
 			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
 			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))
@@ -147,14 +149,6 @@ func (vm *VM) wirePC() error {
 }
 
 func virtioAddr(i int) uint64 { return uint64(pcHole) + uint64(i)*virtio.MMIOSize }
-
-// mmioDevices tells ACPI where the devices are.
-func (p *pc) mmioDevices() (d []mmioDevice) {
-	for i := range p.virtio {
-		d = append(d, mmioDevice{uint32(virtioAddr(i)), pcIRQs[i]})
-	}
-	return d
-}
 
 // commandLine tells a kernel where the devices are (Linux's
 // Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device). Other
@@ -168,14 +162,21 @@ func (p *pc) commandLine() (words []string) {
 
 // port is one access to I/O ports, from any vCPU. What no device answers reads as
 // ones, as on a bus where nobody drives the lines.
-func (p *pc) port(io *kvm.IO) error {
+func (p *pc) port(id int, io *kvm.IO) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.used.Store(true)
 	if !io.Out {
 		fill(io.Data, 0xff)
+	} else if p.cut != 0 && p.cut != id+1 {
+		return devices.ErrInterrupted // that one goes on first
+	} else {
+		p.cut = 0
 	}
-	err := access(&p.ports, io)
+	err := p.ports.Access(io.Port, io.Size, io.Data, io.Out)
+	if err == devices.ErrInterrupted {
+		p.cut = id + 1
+	}
 	if _, ok := err.(*devices.PortError); ok {
 		p.unanswered.Add(1)
 		return nil
@@ -305,11 +306,8 @@ func checkRing0(v *kvm.VCPU, mem *memory.Memory) error {
 	copy(b, code)
 	defer clear(b)
 	sregs, err := v.Sregs()
-	if err != nil {
-		return err
-	}
 	sregs.CS.Base, sregs.CS.Selector = 0, 0
-	if err := v.SetAll(&kvm.Regs{RIP: at, RFLAGS: 2}, &sregs); err != nil {
+	if err = cmp.Or(err, v.SetAll(&kvm.Regs{RIP: at, RFLAGS: 2}, &sregs)); err != nil {
 		return err
 	}
 	if errno := runProbe(v); errno != 0 || v.Reason() != kvm.ExitIO {

@@ -130,6 +130,15 @@ func (vm *VM) Traps() uint64 {
 	return vm.sealed.traps
 }
 
+// LastCalls are the last 16 hypercalls of an hvt guest, the latest one first. Call it when
+// Run has returned.
+func (vm *VM) LastCalls() []hypercall.Record {
+	if vm.table == nil {
+		return nil
+	}
+	return vm.table.Last()
+}
+
 // Unanswered is how often a PC's guest has touched a port or an address where
 // nothing is. It may be called from any goroutine.
 func (vm *VM) Unanswered() uint64 {
@@ -255,6 +264,11 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 	switch reason {
 	case kvm.ExitIO:
 		io := v.IO()
+		if n := io.Port - hypercall.PortBase; n < hypercall.NumCalls && vm.pc == nil {
+			c.calls[n].Add(1)
+		} else if vm.sealed != nil && io.Port < sealedVectors {
+			c.traps[min(io.Port, 31)].Add(1)
+		}
 		return vm.port(v, &io)
 	case kvm.ExitMMIO:
 		m, kind := v.MMIO(), FaultMMIO
@@ -277,6 +291,11 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 			return &devices.Stop{Reason: devices.StopReset}
 		}
 		return vm.fault(v, &GuestError{Kind: FaultShutdown})
+	case kvm.ExitDebug:
+		if exit := v.Debug(); vm.cfg.Debug != nil && vm.debug(&DebugEvent{VCPU: v, Vector: uint8(exit.Exception), Exit: exit}) {
+			return nil
+		}
+		return vm.fault(v, &GuestError{Kind: FaultExit})
 	case kvm.ExitHLT:
 		return vm.fault(v, &GuestError{Kind: FaultHLT})
 	default:
@@ -286,17 +305,13 @@ func (vm *VM) exit(v *kvm.VCPU) error {
 
 // port handles an access to I/O ports.
 func (vm *VM) port(v *kvm.VCPU, io *kvm.IO) error {
-	c := &vm.counters[v.ID]
-	switch n := io.Port - hypercall.PortBase; {
+	switch {
 	case vm.pc != nil:
-		return vm.pc.port(io)
+		return vm.pc.port(v.ID, io)
 	case vm.sealed != nil && io.Port < sealedVectors:
-		c.traps[io.Port].Add(1)
 		return vm.sealed.trap(io.Port)
-	case n < hypercall.NumCalls:
-		c.calls[n].Add(1)
 	}
-	return vm.portFault(v, access(&vm.ports, io))
+	return vm.portFault(v, vm.ports.Access(io.Port, io.Size, io.Data, io.Out))
 }
 
 // runProbe is Run while the VM is being built: what interrupts it is a signal of
@@ -305,12 +320,4 @@ func runProbe(v *kvm.VCPU) (errno syscall.Errno) {
 	for errno = v.Run(); errno == syscall.EINTR; errno = v.Run() {
 	}
 	return errno
-}
-
-// access hands a port access to the bus.
-func access(b *devices.PortBus, io *kvm.IO) error {
-	if io.Out {
-		return b.Out(io.Port, io.Size, io.Data)
-	}
-	return b.In(io.Port, io.Size, io.Data)
 }

@@ -107,6 +107,7 @@ func (s *sealed) trap(vector uint16) error {
 	switch {
 	case f.vector == vecDF:
 		return s.fault(f, FaultSeal, noAddr)
+	case s.vm.cfg.Debug != nil && s.debug(f):
 	case f.vector == vecGP:
 		err = s.privileged(f)
 	case f.vector == vecPF && s.violates(f, f.sregs.CR2):
@@ -283,37 +284,29 @@ func (s *sealed) fault(f *trapFrame, kind FaultKind, addr uint64) *GuestError {
 	return e
 }
 
-// saved is what is saved of a sealed guest, little-endian and without padding.
+// sealedState is what is saved of a sealed guest, little-endian and without padding.
 // Registers and memory are saved with the vCPU.
-func (s *sealed) saved() []any {
-	return []any{&s.gdt.Base, &s.idt.Base, &s.tss.Base, &s.gdt.Limit, &s.idt.Limit, &s.tss.Limit, &s.tr, &s.cr2, &s.traps}
+type sealedState struct {
+	GDT, IDT, TSS                uint64
+	GDTLimit, IDTLimit, TSSLimit uint16
+	TR                           uint16
+	CR2, Traps                   uint64
 }
 
-// savedSize is their size, in bytes.
-const savedSize = 3*8 + 4*2 + 2*8
-
 // SaveState returns what the guest believes of its processor.
-func (s *sealed) SaveState() (b []byte, err error) {
-	for _, p := range s.saved() {
-		if b, err = binary.Append(b, le, p); err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
+func (s *sealed) SaveState() ([]byte, error) {
+	return binary.Append(nil, le, sealedState{s.gdt.Base, s.idt.Base, s.tss.Base, s.gdt.Limit, s.idt.Limit, s.tss.Limit, s.tr, s.cr2, s.traps})
 }
 
 // LoadState takes a saved state back. The addresses in it are as little trusted
 // as when the guest gave them.
 func (s *sealed) LoadState(b []byte) error {
-	if len(b) != savedSize {
-		return fmt.Errorf("sealed guest: saved state has %d bytes, need %d", len(b), savedSize)
+	var v sealedState
+	if n := binary.Size(v); len(b) != n {
+		return fmt.Errorf("sealed guest: saved state has %d bytes, need %d", len(b), n)
 	}
-	for _, p := range s.saved() {
-		n, err := binary.Decode(b, le, p)
-		if err != nil {
-			return fmt.Errorf("sealed guest: saved state: %w", err)
-		}
-		b = b[n:]
-	}
+	binary.Decode(b, le, &v) // fails for another length only
+	s.gdt, s.idt = kvm.DTable{Base: v.GDT, Limit: v.GDTLimit}, kvm.DTable{Base: v.IDT, Limit: v.IDTLimit}
+	s.tss, s.tr, s.cr2, s.traps = kvm.DTable{Base: v.TSS, Limit: v.TSSLimit}, v.TR, v.CR2, v.Traps
 	return nil
 }

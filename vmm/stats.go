@@ -53,8 +53,8 @@ type VirtioStats struct {
 type counters struct {
 	exits          [64]atomic.Uint64 // by KVM's reason; the last one has those beyond
 	calls, callNS  [hypercall.NumCalls]atomic.Uint64
-	traps          [sealedVectors]atomic.Uint64
-	inKVM, outside atomic.Int64 // ns
+	traps          [32]atomic.Uint64 // by vector; the last one, which no exception has, for interrupts
+	inKVM, outside atomic.Int64      // ns
 
 	end   time.Duration // of the last exit, since VM.epoch
 	event Event
@@ -118,10 +118,11 @@ type Event struct {
 	IO     kvm.IO       // of ExitIO; Data has the answer of an IN
 	MMIO   kvm.MMIO     // of ExitMMIO, likewise
 	Device string       // whose interrupt or registers; "" = none
-	Call   [40]byte     // of a hypercall: its structure as it was before
+	Call   []byte       // of a hypercall: its structure as it was before; else nil
 	View   *memory.View // what the guest may reach: results, buffers
-	RIP    uint64       // of a sealed guest's trap
-	Code   uint64       // the trap's error code
+	Trap   bool         // of a sealed guest; IO.Port is the vector
+	RIP    uint64       // the trap's, Code its error code
+	Code   uint64
 	CR2    uint64
 	Err    error // what ended the VM, or devices.ErrInterrupted
 }
@@ -166,12 +167,15 @@ func (vm *VM) observed(v *kvm.VCPU, cut *kvm.IO) error {
 		}
 	}
 	if f := vm.trace.Load(); f != nil {
-		if vm.pc != nil {
+		switch {
+		case vm.pc != nil:
 			if s := vm.pc.slot(e.MMIO.Addr); s != nil {
 				e.Device = s.name
 			}
-		} else if e.Call = vm.table.Arg(); vm.sealed != nil {
-			e.RIP, e.Code, e.CR2 = vm.sealed.rip, vm.sealed.code, vm.sealed.cr2
+		case e.IO.Port-hypercall.PortBase < hypercall.NumCalls:
+			e.Call = vm.table.Arg()
+		case vm.sealed != nil && e.Reason == kvm.ExitIO && e.IO.Port < sealedVectors:
+			e.Trap, e.RIP, e.Code, e.CR2 = true, vm.sealed.rip, vm.sealed.code, vm.sealed.cr2
 		}
 		(*f)(e)
 	}

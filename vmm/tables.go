@@ -12,22 +12,15 @@ import (
 // port's.
 const sciIRQ = 3
 
-// mmioDevice is a virtio-mmio device: its registers, one page below 4 GiB, and
-// its interrupt.
-type mmioDevice struct {
-	addr uint32
-	irq  uint32
-}
-
 // acpiTables returns what belongs at base, a multiple of 64 below 4 GiB: the
 // RSDP, where guests that scan 0xe0000-0xfffff find it, and the tables that it
-// leads to (ACPI 6.4 chapter 5). They say: CPUs and IOAPIC as in mpTable, the
+// leads to (ACPI 6.4 chapter 5). They say: CPUs and IOAPIC as in mpTable, devs
 // virtio-mmio devices, PM1a registers and reset register as package devices
 // has them, and no i8042, clock or VGA that a driver should look for.
 //
 // The hardware is not "reduced": Linux would then ignore the PIC, the PIT and
 // the ISA interrupts.
-func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
+func acpiTables(base memory.Addr, cpus, devs int) []byte {
 	b := make([]byte, 64) // RSDP
 	// add appends a table and returns where it is in the guest's memory.
 	add := func(signature string, revision byte, body []byte) uint32 {
@@ -45,7 +38,7 @@ func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
 	facs := uint32(base) + uint32(len(b))
 	b = append(b, "FACS\x40\x00\x00\x00"...)
 	b = append(b, make([]byte, 56)...)
-	dsdt := add("DSDT", 2, dsdtBody(mmio))
+	dsdt := add("DSDT", 2, dsdtBody(devs))
 
 	f := make([]byte, 268) // revision 5, whose 64-bit fields may be 0; offsets as in table 5.9
 	for at, v := range map[int]uint32{36: facs, 40: dsdt, 46: sciIRQ,
@@ -89,14 +82,14 @@ func acpiTables(base memory.Addr, cpus int, mmio []mmioDevice) []byte {
 //	        })
 //	    }
 //	}
-func dsdtBody(mmio []mmioDevice) []byte {
+func dsdtBody(devs int) []byte {
 	var s []byte
-	for i, d := range mmio {
+	for i := range devs {
 		s = fmt.Appendf(s, "\x5b\x82\x3bVM%02X\x08_HID\x0dLNRO0005\x00\x08_UID\x0a%c", i, i)
 		s = append(s, "\x08_CRS\x11\x1a\x0a\x17\x86\x09\x00\x01"...)
-		s = le.AppendUint32(s, d.addr)
+		s = le.AppendUint32(s, uint32(virtioAddr(i)))
 		s = append(s, "\x00\x10\x00\x00\x89\x06\x00\x03\x01"...)
-		s = le.AppendUint32(s, d.irq)
+		s = le.AppendUint32(s, pcIRQs[i])
 		s = append(s, "\x79\x00"...)
 	}
 	n := len(s) + 2 + 4 // the length's own two bytes, the name

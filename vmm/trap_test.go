@@ -32,7 +32,7 @@ func trapRig(t testing.TB) *sealed {
 		{Addr: rigRodata, MemSize: 0x1000, Align: 0x1000, R: true},
 		{Addr: rigData, MemSize: 0x1000, Align: 0x1000, R: true, W: true},
 	}}
-	view, err := hvtView(mem, img)
+	view, err := hvtView(mem, img, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,8 +34,9 @@ type VM struct {
 	vcpu  *kvm.VCPU // the first one
 	mem   *memory.Memory
 	view  *memory.View
-	code  *memory.View  // what can be fetched, where that is more than view; else nil
-	wake  *hostio.Event // interrupts the waits of vCPUs and consoles
+	code  *memory.View // what can be fetched, where that is more than view; else nil
+
+	wake *hostio.Event // interrupts the waits of vCPUs and consoles
 
 	pc     *pc            // nil for an hvt guest
 	sealed *sealed        // nil for a guest in ring 0
@@ -46,6 +47,8 @@ type VM struct {
 	table *hypercall.Table // hvt; one of ports
 	// closers are what release closes, in the order in which it was acquired.
 	closers []io.Closer
+	// freezers are what works beside the vCPUs.
+	freezers []interface{ Freeze(on bool) }
 
 	done chan struct{} // closed when Run returns
 
@@ -103,7 +106,7 @@ func (vm *VM) build() error {
 		return err
 	}
 	kvmErr := vm.openKVM() // what is wrong with the kernel or the devices comes first
-	img, err := openKernel(cfg)
+	img, err := loader.Open(cfg.Kernel, cfg.KernelFile, cfg.Boot)
 	if err != nil {
 		return err
 	}
@@ -127,11 +130,8 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return err
 	}
-	if err := vm.agree(img); err != nil {
-		return err
-	}
 	cmdline := strings.Join(cfg.Args, " ") // as Solo5's tender does: empty ones leave consecutive spaces
-	if err := checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1); err != nil {
+	if err := cmp.Or(vm.agree(img), checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1)); err != nil {
 		return err
 	}
 	vm.timer.Record(MarkKernel)
@@ -148,10 +148,8 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
-		return err
-	}
-	if vm.view, err = hvtView(vm.mem, img); err != nil {
+	vm.view, err = hvtView(vm.mem, img, false)
+	if err = cmp.Or(vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline), err); err != nil {
 		return err
 	}
 	if cfg.Ring == RingSealed {
@@ -173,13 +171,6 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	}
 	vm.timer.Record(MarkLoad)
 	return err
-}
-
-func openKernel(cfg *Config) (*loader.Image, error) {
-	if cfg.KernelFile != nil {
-		return loader.Parse(cfg.Kernel, cfg.KernelFile, cfg.Boot)
-	}
-	return loader.Open(cfg.Kernel, cfg.Boot)
 }
 
 func (vm *VM) openKVM() (err error) {

@@ -12,7 +12,8 @@ import (
 // command is one of the commands to be timed.
 type command struct {
 	label string
-	path  string   // of the executable, found in $PATH
+	path  string   // of the executable, found in $PATH, or of its copy
+	orig  string   // path without a copy
 	argv  []string // argv[0] as the user wrote it
 	env   []string // whole environment
 }
@@ -38,10 +39,24 @@ func parseCommand(s string) (command, error) {
 	if c.path, err = exec.LookPath(words[0]); err != nil {
 		return command{}, fmt.Errorf("command %q: %w (build it first, or give its path)", s, err)
 	}
+	c.orig = c.path
 	if c.label == "" {
 		c.label = filepath.Base(words[0])
 	}
 	return c, nil
+}
+
+// copyTo has the command run a new copy of its program, written in one call.
+func (c *command) copyTo(path string) error {
+	b, err := os.ReadFile(c.orig)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	c.path = path
+	return os.WriteFile(path, b, 0o755)
 }
 
 // isAssignment says whether a word reads NAME=VALUE.

@@ -20,4 +20,8 @@
 // own ratio; its interval holds 95 % of the medians of 2000 resamplings
 // (percentile bootstrap; Efron and Tibshirani, An Introduction to the
 // Bootstrap, chapter 13).
+//
+// Where the pages of a program's file lie in the page cache, and in pieces of which size, is worth
+// some percent of a short run, and stays so as long as the file is there. With -fresh 25 each
+// program is copied anew every 25 rounds, so that luck changes sides.
 package main

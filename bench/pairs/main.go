@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 )
 
@@ -21,6 +22,7 @@ func run() error {
 		rounds = flag.Int("n", 200, "`rounds`: each runs every command once")
 		warm   = flag.Int("warmup", 5, "`rounds` before the first one that counts")
 		seed   = flag.Uint64("seed", 1, "`seed` of the order within each round and of the bootstrap")
+		fresh  = flag.Int("fresh", 0, "copy the programs anew every so many `rounds`; 0 = never")
 		file   = flag.String("json", "", "write the report with all samples to `FILE` too; - is stdout, instead of the table")
 	)
 	flag.Usage = func() {
@@ -44,7 +46,7 @@ func run() error {
 		}
 		cmds = append(cmds, c)
 	}
-	samples, err := measure(cmds, *rounds, *warm, *seed)
+	samples, err := measure(cmds, *rounds, *warm, *fresh, *seed)
 	if err != nil {
 		return err
 	}
@@ -52,17 +54,29 @@ func run() error {
 }
 
 // measure runs all commands warm + rounds times; samples[i][round] is of cmds[i].
-func measure(cmds []command, rounds, warm int, seed uint64) ([][]sample, error) {
+func measure(cmds []command, rounds, warm, fresh int, seed uint64) ([][]sample, error) {
 	sp, err := newSpawner()
 	if err != nil {
 		return nil, err
 	}
+	dir, err := os.MkdirTemp("", "pairs")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
 	// vfork suspends the calling thread; let it be the one that waits, too.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	rng := rand.New(rand.NewPCG(seed, 1))
 	samples := make([][]sample, len(cmds))
 	for round := -warm; round < rounds; round++ {
+		if fresh > 0 && (round+warm)%fresh == 0 {
+			for _, i := range rng.Perm(len(cmds)) {
+				if err := cmds[i].copyTo(filepath.Join(dir, fmt.Sprint(i))); err != nil {
+					return nil, err
+				}
+			}
+		}
 		for _, i := range rng.Perm(len(cmds)) {
 			s, err := sp.run(&cmds[i])
 			if err != nil {

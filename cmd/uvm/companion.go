@@ -15,6 +15,8 @@ const (
 	imageProgram  = "uvm-image"  // root file systems (docs/rootfs.md)
 	lupineProgram = "uvm-lupine" // kernels for one application (docs/lupine.md)
 	netProgram    = "uvm-net"    // network interfaces (docs/net.md)
+	reportProgram = "uvm-report" // pictures of boot timelines (docs/boot-report.md)
+	topProgram    = "uvm-top"    // a live table of VMs (docs/observe.md)
 )
 
 // findProgram looks for a companion beside uvm's own executable, then on PATH.
@@ -44,6 +46,11 @@ func becomeProgram(name string, args ...string) int {
 	// entry_amd64.s has raised the timer slack, which exec would hand on; 0 is the default again.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0)
 	return fail(exitHost, "%s: %v", file, unix.Exec(file, append([]string{name}, args...), os.Environ()))
+}
+
+// companionMain is a command that is all a companion's, its help too.
+func companionMain(name string) func(args []string) int {
+	return func(args []string) int { return becomeProgram(name, args...) }
 }
 
 // runProgram runs a companion with files as its descriptors from 3 up, and returns its status. It says itself what

@@ -39,8 +39,16 @@ func commandFlags(name string) []string {
 	switch name {
 	case "run":
 		runFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
-	case "ps", "stop", "pause", "resume", "wait":
+	case "gdb":
+		gdbFlags(new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "ps", "stop", "pause", "resume", "wait", "logs", "stats", "dump":
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "trace":
+		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "top": // of another program, as the next one
+		flags = []string{"--interval", "--sort", "--once", "--run-dir"}
+	case "boot-report":
+		flags = []string{"--output", "--json"}
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

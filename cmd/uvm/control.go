@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -13,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/internal/runlog"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/vmm"
 )
 
@@ -29,33 +29,25 @@ const controlDelay = 50 * time.Millisecond
 
 // controller is the side of a run that other programs see (docs/control.md).
 type controller struct {
-	s   *settings
-	id  string
-	log *slog.Logger
+	s    *settings
+	id   string
+	ring *runlog.Ring // for logs; nil with --control off
+	log  *logs
 
+	dbg *debugging
+	// From run on:
 	vm      *vmm.VM
+	hub     *trace.Hub
 	cancel  context.CancelCauseFunc
 	started time.Time
-	ended   chan struct{} // closed when end is set
-	end     outcome
 
-	mu     sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
-	server *control.Server
-	closed bool
-}
+	ended chan struct{} // closed when end is set
+	end   outcome
 
-// vmInfo is the answer to info.
-type vmInfo struct {
-	ID      string `json:"id"`
-	Name    string `json:"name,omitempty"`
-	PID     int    `json:"pid"`
-	Version string `json:"version"` // of uvm
-	Kernel  string `json:"kernel"`  // the path as given
-	State   string `json:"state"`   // created, running, paused, stopped
-	Memory  uint64 `json:"memory_bytes"`
-	CPUs    int    `json:"cpus"`
-	Started string `json:"started"` // RFC 3339
-	Uptime  int64  `json:"uptime_ns"`
+	mu      sync.Mutex // guards what follows: the socket is made while the guest runs, and may end
+	server  *control.Server
+	lasting bool // outlasted has been called
+	closed  bool
 }
 
 // waited is the answer to wait and stop: how the run ended.
@@ -65,8 +57,8 @@ type waited struct {
 }
 
 // newController makes the socket if it has to be there from the start. The error is for the user.
-func (s *settings) newController(log *slog.Logger) (*controller, error) {
-	c := &controller{s: s, log: log, ended: make(chan struct{})}
+func (s *settings) newController() (*controller, error) {
+	c := &controller{s: s, ended: make(chan struct{})}
 	mode := cmp.Or(s.Control, controlAuto)
 	if s.Name != "" && s.Control == "" {
 		mode = controlOn
@@ -76,9 +68,12 @@ func (s *settings) newController(log *slog.Logger) (*controller, error) {
 		if s.Name != "" {
 			return nil, &vmm.ConfigError{Msg: "--name: a VM has its name for its control socket, which --control " + mode + " does not make at once"}
 		}
-		c.closed = mode == controlOff
+		if c.closed = mode == controlOff; !c.closed {
+			c.ring = new(runlog.Ring)
+		}
 		return c, nil
 	case controlOn:
+		c.ring = new(runlog.Ring)
 		return c, c.listen()
 	}
 	return nil, &vmm.ConfigError{Msg: "--control \"" + mode + "\": want auto, on or off"}
@@ -96,9 +91,12 @@ func (c *controller) listen() error {
 	dir, err := control.OpenDir(path, true)
 	if err == nil {
 		defer dir.Close()
-		if c.id, err = control.NewID(); err == nil {
-			c.server, err = control.Listen(dir, c.id, c.s.Name)
+		if c.id == "" {
+			c.id, err = control.NewID()
 		}
+	}
+	if err == nil {
+		c.server, err = control.Listen(dir, c.id, c.s.Name)
 	}
 	if err != nil {
 		return &vmm.HostError{What: "--control", Err: err}
@@ -106,13 +104,37 @@ func (c *controller) listen() error {
 	return nil
 }
 
+// openLogs opens the run's log.
+func (c *controller) openLogs() (err error) {
+	if c.s.Console == consoleLog && c.id == "" {
+		if c.id, err = control.NewID(); err != nil {
+			return &vmm.HostError{What: "--console", Err: err}
+		}
+	}
+	c.log, err = c.s.openLogs(cmp.Or(c.s.Name, c.id), c.ring)
+	return err
+}
+
 // run begins to answer for a VM, now or, if nobody has asked for it, when it has run for a while.
-func (c *controller) run(vm *vmm.VM, cancel context.CancelCauseFunc) {
-	c.vm, c.cancel, c.started = vm, cancel, time.Now()
+func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vm, c.hub, c.cancel, c.started = vm, hub, cancel, time.Now()
 	if c.server != nil {
 		c.serve()
-	} else if !c.closed {
+	} else if c.lasting {
 		time.AfterFunc(controlDelay, c.open)
+	}
+}
+
+// outlasted is called when uvm has run for pinnedTime. Before that a timer for the socket would only be one more thing
+// that a short run pays for.
+func (c *controller) outlasted() {
+	unpin()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lasting = true; c.vm != nil && c.server == nil {
+		time.AfterFunc(controlDelay-time.Since(c.started), c.open)
 	}
 }
 
@@ -136,7 +158,9 @@ func (c *controller) open() {
 func (c *controller) serve() {
 	s := c.server
 	s.Handle("info", c.info)
+	s.Handle("stats", func(*control.Call) (any, error) { return c.vm.Stats(), nil })
 	s.HandleStream("wait", c.wait)
+	s.HandleStream("logs", c.logs)
 	s.HandleStream("stop", func(call *control.Call) (any, error) {
 		c.cancel(&signalError{unix.SIGTERM})
 		return c.wait(call)
@@ -146,6 +170,9 @@ func (c *controller) serve() {
 		defer cancel()
 		return nil, c.vm.Pause(ctx)
 	})
+	s.HandleRaw("gdb", c.dbg.serve)
+	s.HandleStream("dump", c.dbg.dump)
+	s.HandleStream("trace", c.trace)
 	s.Handle("resume", func(*control.Call) (any, error) { return nil, c.vm.Resume() })
 	s.Start()
 }
@@ -153,13 +180,14 @@ func (c *controller) serve() {
 // pauseTime is how long a device may take to finish what it has begun.
 const pauseTime = 4 * time.Second
 
-var errBusy = fmt.Errorf("a device has not finished what it does within %v; the VM goes on", pauseTime)
+// Not made by package fmt, which costs each start of uvm 20 µs when it is first used.
+var errBusy = errors.New("a device has not finished what it does within 4 s; the VM goes on")
 
 func (c *controller) info(*control.Call) (any, error) {
 	memory, cpus := c.vm.Size()
-	return vmInfo{
+	return control.Info{
 		ID: c.id, Name: c.s.Name, PID: os.Getpid(), Version: version, Kernel: c.s.Kernel, State: c.vm.State().String(),
-		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: int64(time.Since(c.started)),
+		Memory: memory, CPUs: cpus, Started: c.started.Format(time.RFC3339Nano), Uptime: time.Since(c.started), Streams: c.server.Streams(),
 	}, nil
 }
 
@@ -171,6 +199,14 @@ func (c *controller) wait(call *control.Call) (any, error) {
 	case <-call.Context.Done():
 		return nil, context.Cause(call.Context)
 	}
+}
+
+// undo is for a start that fails.
+func (c *controller) undo() {
+	if c.log != nil {
+		c.log.undo()
+	}
+	c.close(outcome{Kind: "error"})
 }
 
 // close tells those who wait how the run ended, and removes the socket.

@@ -55,7 +55,7 @@ func TestHandOver(t *testing.T) {
 		}
 		s := settingsOf(t, append(args, "--", "a", "b")...)
 		cfg := s.vmConfig()
-		img, err := loader.Open(cfg.Kernel, "")
+		img, err := loader.Open(cfg.Kernel, nil, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestNetLabels(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		img, err := loader.Open(tt.kernel, "")
+		img, err := loader.Open(tt.kernel, nil, "")
 		if err != nil {
 			t.Fatal(err)
 		}

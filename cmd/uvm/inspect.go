@@ -91,7 +91,7 @@ func inspectMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	img, err := loader.Open(path, "")
+	img, err := loader.Open(path, nil, "")
 	if err != nil {
 		return fail(exitKernel, "%v", err)
 	}
@@ -110,7 +110,7 @@ func inspect(img *loader.Image) *inspection {
 		mostLowMemory    = 3 << 30          // what any PC-like machine can have below its device hole
 	)
 	in := &inspection{
-		Path: img.Path, Kind: img.Kind, ABI: img.ABI.Version, Entry: hexAddr(img.Entry), Segments: []segmentInfo{},
+		Path: img.Path, Kind: img.Kind, ABI: img.ABI, Entry: hexAddr(img.Entry), Segments: []segmentInfo{},
 	}
 	var end memory.Addr
 	var err error

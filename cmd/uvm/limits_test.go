@@ -2,12 +2,15 @@ package main
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/uvm-monitor/uvm/devices"
+	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
 // TestLimitWords: what the words of --net and --disk mean to the library.
@@ -83,5 +86,25 @@ func TestBurstWithoutRate(t *testing.T) {
 	disk := writeFile(t, "disk", make([]byte, 512))
 	for _, c := range [][2]string{{"--disk", disk + ",burst=1s"}, {"--disk", disk + ",bps=1M,burst=61m"}, {"--net", "lo,burst=1s"}, {"--net", "lo,tx-bps=1,burst=2h"}} {
 		wantLine(t, uvm(t, "run", kernel, c[0], c[1]), exitUsage, c[0][2:]+" number 1", "burst from 0 to 1h, and none without a rate")
+	}
+}
+
+// TestLimitedGuest reads 3 MiB, in 4,160 requests, at 2 MiB per second with 1 MiB saved
+// up. A guest that waits for half a minute sleeps, and can be stopped.
+func TestLimitedGuest(t *testing.T) {
+	testutil.RequireKVM(t)
+	guest := filepath.Join("..", "..", "bin", "guests", "blkspeed.hvt")
+	if _, err := os.Stat(guest); err != nil {
+		t.Fatalf("%v (make guests)", err)
+	}
+	disk := writeFile(t, "disk", make([]byte, 1<<20))
+	start := time.Now()
+	if r, took := uvm(t, "run", guest, "--disk", disk+",bps=2M,burst=500ms", "--", "1", "1"), time.Since(start); r.status != 0 || took < 990*time.Millisecond {
+		t.Errorf("blkspeed = %+v after %v; want status 0, after a second at least", r, took)
+	}
+	cmd := program(t, "uvm", "run", guest, "--disk", disk+",bps=17,iops=1,burst=1ms", "--timeout", "1s")
+	wantLine(t, run(t, cmd), exitTimeout, "--timeout")
+	if used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(); used > 750*time.Millisecond {
+		t.Errorf("a second of waiting used %v of processor time; want next to nothing", used)
 	}
 }

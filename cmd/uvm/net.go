@@ -84,7 +84,7 @@ func (s *settings) network(cfg *vmm.Config, ports []string) (note string, status
 	if len(wanted) == 0 && !due {
 		return "", -1
 	}
-	img, err := loader.Open(cfg.Kernel, cfg.Boot)
+	img, err := loader.Open(cfg.Kernel, nil, cfg.Boot)
 	if err != nil {
 		return "", fail(startStatus(err), "%v", err)
 	}

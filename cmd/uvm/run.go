@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/hypercall"
+	"github.com/uvm-monitor/uvm/internal/trace"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -23,74 +24,94 @@ func runMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	log, err := s.logger()
-	if err != nil {
-		return fail(exitUsage, "%v", err)
-	}
-	console, undo, err := s.openConsole()
+	return s.run()
+}
+
+func (s *settings) run() int {
+	// A start that fails takes back what it has made on the host, the last thing first.
+	var undo []func()
+	defer func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}()
+	ctl, err := s.newController()
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
-	ctl, err := s.newController(log)
+	undo = append(undo, ctl.undo)
+	console, undoConsole, err := s.openConsole()
+	undo = append(undo, undoConsole)
+	if err == nil {
+		err = ctl.openLogs()
+	}
 	if err != nil {
-		undo()
 		return fail(startStatus(err), "%v", err)
 	}
-	undoConsole := undo
-	undo = func() {
-		ctl.close(outcome{Kind: "error"})
-		undoConsole()
+	undoTrace, err := s.trace.open()
+	undo = append(undo, undoTrace)
+	if err != nil {
+		return fail(exitHost, "--output: %v", err)
 	}
+	dbg, err := s.newDebugging(ctl.log.Logger)
+	if err != nil {
+		return fail(startStatus(err), "%v", err)
+	}
+	undo = append(undo, dbg.close)
 	cfg := s.vmConfig()
-	cfg.Log, cfg.Console = log, console
+	cfg.Log, cfg.Console, cfg.ConsoleCopy, cfg.Debug = ctl.log.Logger, console, ctl.log.console(), dbg.event
 	var ports []string
+	status := -1
 	if s.Image != "" {
 		if ports, status = s.useImage(&cfg); status >= 0 {
-			undo()
 			return status
 		}
 	}
 	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
-		undo()
 		return fail(startStatus(err), "%v", err)
 	}
 	note, status := s.network(&cfg, ports)
 	if status >= 0 {
-		undo()
 		return status
 	}
 
 	ctx, cancel, ready := interruptible()
-	time.AfterFunc(pinnedTime, unpin)
+	time.AfterFunc(pinnedTime, ctl.outlasted)
 	tty := &terminal{}
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.
 	context.AfterFunc(ctx, tty.restore)
-	if s.Console == "" || s.Console == "stdio" {
+	if (s.Console == "" || s.Console == "stdio") && s.GDB != gdbStdio {
 		cfg.Input = func() (*os.File, error) { return tty.input(cancel) }
 	}
 	vm, err := vmm.New(cfg)
 	if err != nil {
-		undo()
 		tty.restore()
 		return fail(startStatus(err), "%s", startError(err))
 	}
+	undo = nil
 	if s.Timeout > 0 {
 		time.AfterFunc(time.Duration(s.Timeout), func() { cancel(errTimeout) })
 	}
-	os.Stderr.WriteString(note)
+	ctl.log.say(note)
 	// The VM is not closed: the process ends, and the kernel takes everything
 	// back at once.
 	<-ready
-	ctl.run(vm, cancel)
-	end := outcomeOf(vm.Run(ctx))
+	hub := trace.NewHub(vm)
+	ctl.dbg = dbg
+	dbg.run(ctx, vm, cancel)
+	ctl.run(vm, hub, cancel)
+	s.trace.start(hub)
+	end := dbg.ended(ctx, vm.Run)
+	if end.message != "" {
+		ctl.log.say("uvm: " + end.message + "\n")
+	}
+	dbg.report(ctl.log.say)
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
-	if end.message != "" {
-		fail(end.Status, "%s", end.message)
-	}
-	end.Status = s.report(vm, end)
+	end.Status = s.trace.finish(s.report(vm, end))
+	ctl.log.end(end)
 	ctl.close(end)
 	return end.Status
 }
@@ -114,12 +135,19 @@ func runFlags(s *settings) *pflag.FlagSet {
 	f.Var(&s.Nets, "net", "attach a net device to a `[NAME=]TAP` interface, which is made if it does not exist, to an inherited descriptor fd:N, or by auto to a TAP with a private address of its own; options ,mac=… ,mtu=… ,ip=ADDRESS/BITS ,gw=ADDRESS ,bridge=… ,netns=… ,args=mirage, and limits ,bps=SIZE ,pps=N ,burst=DURATION (repeatable; docs/net.md, docs/limits.md)")
 	f.StringVar(&s.NetRing, "net-ring", s.NetRing, "carry an hvt guest's frames by the network ring, for those that know it: on, off or `auto` (default auto; docs/net-ring.md)")
 	f.Var(&s.Disks, "disk", "attach a raw image to a block device; options ,ro ,cache=writeback|none|unsafe ,serial=S ,block-size=N, and limits ,bps=SIZE ,iops=N ,burst=DURATION (docs/limits.md); a backslash quotes , = and itself (repeatable)")
-	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none or file:PATH (default stdio)")
+	f.StringVar(&s.Console, "console", s.Console, "guest output: stdio, none, file:PATH, or log for lines of the monitor's log (default stdio)")
 	f.Var(&s.Timeout, "timeout", "stop the guest after this time, with status 124")
+	f.StringVar(&s.GDB, "gdb", s.GDB, "let gdb connect to this TCP `PORT` on 127.0.0.1 (0: any), to unix:PATH, or by stdio, where the guest's output goes to stderr (docs/debugging.md)")
+	f.BoolVar(&s.GDBWait, "gdb-wait", s.GDBWait, "do not run the guest before gdb says so")
+	f.StringVar(&s.Core, "core", s.Core, "write a core file to this `FOLDER` when the guest ends by a fault, a trap or an abort")
 	f.StringVar(&s.BootReport, "boot-report", s.BootReport, "write the boot timeline as JSON to this `FILE` when the guest has ended")
 	f.BoolVar(&s.BootSummary, "boot-summary", s.BootSummary, "print the boot timeline in one line on stderr")
+	f.BoolVar(&s.Timing, "timing", s.Timing, "take the time of each exit and device operation, for uvm stats")
 	f.StringVar(&s.LogLevel, "log-level", s.LogLevel, "lowest `LEVEL` of the monitor's own log: debug, info, warn or error (default info)")
-	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log on stderr: text or json (default text)")
+	f.StringVar(&s.LogFormat, "log-format", s.LogFormat, "form of the monitor's own log: text or json (default text)")
+	f.StringVar(&s.LogFile, "log-file", s.LogFile, "write the monitor's own log to this `FILE` instead of stderr; when it is full it becomes FILE.1, and that one goes")
+	f.Var(&s.LogSize, "log-size", "how large FILE may become, as 16M; a bare number is MiB (default 16M)")
+	f.Var(&s.LogRate, "log-rate", "how much of the guest's output --console log logs in a second; further lines are counted (default 64K)")
 	f.StringVar(&s.Name, "name", s.Name, "`NAME` of the VM for uvm ps and the like, which no other VM of yours has")
 	f.StringVar(&s.Control, "control", s.Control, "when to make the socket that uvm ps, stop and the like use: `on` before the guest starts, auto when it has run for 50 ms, or off (default auto; with --name on)")
 	f.StringVar(&s.RunDir, "run-dir", s.RunDir, "`FOLDER` of control sockets (default $UVM_RUN_DIR, /run/uvm for root, else $XDG_RUNTIME_DIR/uvm; docs/control.md)")
@@ -130,10 +158,13 @@ func runFlags(s *settings) *pflag.FlagSet {
 
 // runSettings collects defaults, --config and flags, in that order. A
 // non-negative status says that there is nothing to run.
-func runSettings(args []string) (*settings, int) {
+func runSettings(args []string) (*settings, int) { return readSettings(args, runFlags) }
+
+// readSettings is runSettings for a command whose flags are those of `uvm run` and others.
+func readSettings(args []string, bind func(*settings) *pflag.FlagSet) (*settings, int) {
 	s := new(settings)
-	f := runFlags(s)
-	if status := parse(f, "run", args); status >= 0 {
+	f := bind(s)
+	if status := parse(f, f.Name(), args); status >= 0 {
 		return nil, status
 	}
 	if path, _ := f.GetString("config"); path != "" {
@@ -150,8 +181,8 @@ func runSettings(args []string) (*settings, int) {
 		if len(flags.Disks) > 0 {
 			s.Disks = nil
 		}
-		f = runFlags(s)
-		if status := parse(f, "run", args); status >= 0 {
+		f = bind(s)
+		if status := parse(f, f.Name(), args); status >= 0 {
 			return nil, status
 		}
 	}
@@ -184,9 +215,11 @@ func runSettings(args []string) (*settings, int) {
 func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 	undo = func() {}
 	switch path, isFile := strings.CutPrefix(s.Console, "file:"); {
+	case (s.Console == "" || s.Console == "stdio") && s.GDB == gdbStdio:
+		return os.Stderr, undo, nil
 	case s.Console == "" || s.Console == "stdio":
 		return os.Stdout, undo, nil
-	case s.Console == "none":
+	case s.Console == "none", s.Console == consoleLog:
 		return nil, undo, nil
 	case isFile && path != "":
 		f, made, err := openOutput(path)
@@ -198,30 +231,7 @@ func (s *settings) openConsole() (w io.Writer, undo func(), err error) {
 		}
 		return f, undo, nil
 	}
-	return nil, undo, &vmm.ConfigError{Msg: fmt.Sprintf("--console %q: want stdio, none or file:PATH", s.Console)}
-}
-
-// logger returns the monitor's own log, on stderr.
-func (s *settings) logger() (*slog.Logger, error) {
-	var opts slog.HandlerOptions
-	switch s.LogLevel {
-	case "debug":
-		opts.Level = slog.LevelDebug
-	case "", "info":
-	case "warn":
-		opts.Level = slog.LevelWarn
-	case "error":
-		opts.Level = slog.LevelError
-	default:
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", s.LogLevel)
-	}
-	switch s.LogFormat {
-	case "", "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, &opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, &opts)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q: want text or json", s.LogFormat)
+	return nil, undo, &vmm.ConfigError{Msg: fmt.Sprintf("--console %q: want stdio, none, log or file:PATH", s.Console)}
 }
 
 // errTimeout says that --timeout ended the run.

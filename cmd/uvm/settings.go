@@ -13,6 +13,7 @@ import (
 
 	"github.com/uvm-monitor/uvm/devices/virtio"
 	"github.com/uvm-monitor/uvm/loader"
+	"github.com/uvm-monitor/uvm/meter"
 	"github.com/uvm-monitor/uvm/vmm"
 	"github.com/uvm-monitor/uvm/vsock"
 )
@@ -39,13 +40,22 @@ type settings struct {
 	Disks        diskList `json:"disk,omitempty"`
 	Console      string   `json:"console,omitempty"`
 	Timeout      duration `json:"timeout,omitempty"`
+	GDB          string   `json:"gdb,omitempty"`
+	GDBWait      bool     `json:"gdb-wait,omitempty"`
+	Core         string   `json:"core,omitempty"`
 	BootReport   string   `json:"boot-report,omitempty"`
 	BootSummary  bool     `json:"boot-summary,omitempty"`
+	Timing       bool     `json:"timing,omitempty"`
 	LogLevel     string   `json:"log-level,omitempty"`
 	LogFormat    string   `json:"log-format,omitempty"`
+	LogFile      string   `json:"log-file,omitempty"`
+	LogSize      memSize  `json:"log-size,omitempty"`
+	LogRate      memSize  `json:"log-rate,omitempty"`
 	Name         string   `json:"name,omitempty"`
 	Control      string   `json:"control,omitempty"`
 	RunDir       string   `json:"run-dir,omitempty"`
+
+	trace *tracer // of uvm trace
 }
 
 // load reads the settings from a file, or from stdin for "-". Unknown keys and
@@ -78,6 +88,7 @@ func (s *settings) vmConfig() vmm.Config {
 		Kernel: s.Kernel, Args: s.Args, Memory: uint64(s.Memory), CPUs: s.CPUs, ExecTime: execTime,
 		Ring: vmm.Ring(s.Ring), SealExecOnly: s.SealExecOnly, TSSAvailable: labTSS(),
 		Boot: loader.Kind(s.Boot), Initrd: s.Initrd, Cmdline: s.Cmdline,
+		Meter: meter.New(s.Timing), Timing: s.Timing,
 	}
 	if s.RNG {
 		c.Virtio = append(c.Virtio, vmm.VirtioDevice{Name: "rng", New: func() (virtio.Device, error) { return virtio.NewRNG(), nil }})

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/uvm-monitor/uvm/internal/debugger"
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -25,7 +27,8 @@ type solo5Run struct {
 	nets   []solo5Net
 	disks  []solo5Disk
 	args   []string
-	noRing bool // --no-net-ring
+	noRing bool   // --no-net-ring
+	core   string // --dumpcore; "" = none
 }
 
 type solo5Net struct {
@@ -141,7 +144,7 @@ func solo5Split(words []string) (kernel string, options, args []string, err erro
 // solo5Explain returns the error that Solo5's tender would give for these
 // options, or nil.
 func solo5Explain(kernel string, options []string) error {
-	img, err := loader.Open(kernel, loader.KindHVT)
+	img, err := loader.Open(kernel, nil, loader.KindHVT)
 	if err != nil {
 		return solo5Error(err, nil)
 	}
@@ -165,7 +168,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		Kernel: r.kernel, Args: r.args, Memory: mem, Console: os.Stdout, NoMarks: true,
 		Ring: vmm.Ring(os.Getenv("UVM_RING")), TSSAvailable: labTSS(), // Solo5's syntax has no room for it
 	}
-	cfg.Log, _ = (&settings{}).logger()
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	for _, n := range r.nets {
 		cfg.Nets = append(cfg.Nets, n.Net)
 	}
@@ -188,6 +191,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	}
 	<-ready
 	res, err := vm.Run(ctx)
+	r.dumpCore(vm, res, err, stderr)
 	if err == nil {
 		return res.Status & 0xff, nil
 	}
@@ -197,12 +201,28 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	return 1, solo5Error(err, r)
 }
 
+// dumpCore writes what Solo5's own tender does, under the same name, when a guest has aborted, and also when a fault has
+// ended it.
+func (r *solo5Run) dumpCore(vm *vmm.VM, res vmm.Result, err error, stderr io.Writer) {
+	crash := debugger.Crash{Kernel: r.kernel, Args: r.args, Result: res, Err: err}
+	if r.core == "" || !crash.Abnormal() {
+		return
+	}
+	name := fmt.Sprintf("core.%s.%d", solo5Name, os.Getpid())
+	if path, err := crash.Dump(vm, r.core, name); err != nil {
+		fmt.Fprintf(stderr, "%s: %v\n", solo5Name, err)
+	} else {
+		fmt.Fprintf(stderr, "%s: dumpcore: dumped guest core to: %s\n", solo5Name, path)
+	}
+}
+
 const solo5Usage = `usage: solo5-hvt [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]
 KERNEL is the filename of the unikernel to run.
 ARGS are optional arguments passed to the unikernel.
 Core options:
   [ --mem=512 ] (guest memory in MB)
   [ --no-net-ring ] (disable the net ring buffer)
+  [ --dumpcore=DIR ] (save guest coredump to DIR)
     --help (display this help)
     --version (display version information)
 Compiled-in modules: core block net 

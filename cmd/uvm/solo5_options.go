@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvm-monitor/uvm/loader"
 	"github.com/uvm-monitor/uvm/vmm"
 )
@@ -30,6 +32,10 @@ func solo5Options(words []string, m *loader.Manifest) (*solo5Run, error) {
 			err = r.setNet(opt, name, value, w, m)
 		case opt == "--block" || opt == "--block-sector-size":
 			err = r.setDisk(opt, name, value, w, m)
+		case key == "--dumpcore" && value != "":
+			if r.core = value; unix.Access(value, unix.W_OK|unix.X_OK) != nil {
+				err = solo5Invalid(w, "Cannot write to directory: "+value)
+			}
 		default:
 			err = solo5Invalid(w, "")
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/uvm-monitor/uvm/internal/control"
+	"github.com/uvm-monitor/uvm/internal/runlog"
 )
 
 // vmFlags are the flags of a command about VMs that run.
@@ -23,8 +24,12 @@ func vmFlags(name string) *pflag.FlagSet {
 	f := newFlags(name)
 	f.String("run-dir", "", "`FOLDER` of control sockets (default as for uvm run)")
 	switch name {
-	case "ps", "wait":
+	case "ps", "wait", "stats":
 		f.Bool("json", false, "print JSON")
+	case "logs":
+		f.BoolP("follow", "f", false, "go on until the VM ends")
+	case "dump":
+		f.String("core", ".", "`FOLDER` for the core file")
 	case "stop":
 		f.Bool("kill", false, "end the VM's process by SIGKILL, without asking")
 		f.Duration("timeout", 10*time.Second, "kill a VM that has not ended after this time")
@@ -116,7 +121,7 @@ func psMain(args []string) int {
 		return fail(exitUsage, "unexpected argument %q", f.Arg(0))
 	}
 	asJSON, _ := f.GetBool("json")
-	infos := []vmInfo{}
+	infos := []control.Info{}
 	dir, status := openRunDir(f)
 	if status > 0 {
 		return status
@@ -124,7 +129,7 @@ func psMain(args []string) int {
 	if dir != nil {
 		defer dir.Close()
 		var err error
-		if infos, err = askAll(dir); err != nil {
+		if infos, err = control.Each(dir, func(e control.Entry) (control.Info, error) { return e.Ask(nil) }); err != nil {
 			return fail(exitHost, "%v", err)
 		}
 	}
@@ -135,66 +140,12 @@ func psMain(args []string) int {
 	fmt.Fprintln(w, "ID\tNAME\tSTATE\tUPTIME\tMEMORY\tCPUS\tPID\tKERNEL")
 	for _, v := range infos {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%v\t%d\t%d\t%s\n", v.ID, v.Name, printable(v.State),
-			time.Duration(v.Uptime).Round(100*time.Millisecond), memSize(v.Memory), v.CPUs, v.PID, printable(v.Kernel))
+			v.Uptime.Round(100*time.Millisecond), memSize(v.Memory), v.CPUs, v.PID, printable(v.Kernel))
 	}
 	if err := w.Flush(); err != nil {
 		return fail(exitHost, "%v", err)
 	}
 	return exitOK
-}
-
-// stateSilent is the state of a VM whose monitor does not answer: it is stopped (SIGSTOP), or many ask.
-const stateSilent = "silent"
-
-// askAll asks all VMs of a run directory at once for what they are, and removes what killed monitors have left.
-func askAll(dir *control.Dir) ([]vmInfo, error) {
-	all, err := dir.List()
-	if err != nil {
-		return nil, err
-	}
-	var (
-		wg    sync.WaitGroup
-		infos = make([]vmInfo, len(all))
-		errs  = make([]error, len(all))
-		slots = make(chan struct{}, 64) // as many threads may connect
-	)
-	for i, e := range all {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			infos[i], errs[i] = askOne(e)
-		})
-	}
-	wg.Wait()
-	alive, gone := []vmInfo{}, false
-	for i := range all {
-		if errors.Is(errs[i], control.ErrGone) {
-			gone = true
-		} else {
-			alive = append(alive, infos[i])
-		}
-	}
-	if gone {
-		return alive, dir.Clean()
-	}
-	return alive, nil
-}
-
-// askOne asks a VM. One that does not answer well is there nevertheless; the error is for one that is gone.
-func askOne(e control.Entry) (vmInfo, error) {
-	info := vmInfo{ID: e.ID, Name: e.Name, State: stateSilent}
-	c, err := e.Dial()
-	if err != nil {
-		return info, err
-	}
-	defer c.Close()
-	var answer vmInfo
-	if err := c.Call("info", nil, &answer); err != nil {
-		info.PID = c.PID()
-		return info, err
-	}
-	answer.ID, answer.Name, answer.PID = e.ID, e.Name, c.PID() // what need not be believed
-	return answer, nil
 }
 
 // printable is s as it may go to a terminal.
@@ -311,4 +262,36 @@ func waitMain(args []string) int {
 		}
 	}
 	return end.Status & 0xff
+}
+
+func logsMain(args []string) int {
+	f := vmFlags("logs")
+	if status := parse(f, "logs", args); status >= 0 {
+		return status
+	}
+	follow, _ := f.GetBool("follow")
+	c, status := oneVM(f)
+	if status >= 0 {
+		return status
+	}
+	defer c.Close()
+	err := c.Stream(context.Background(), "logs", logArgs{follow}, func(m json.RawMessage) error {
+		var r logRecord
+		if err := json.Unmarshal(m, &r); err != nil {
+			return err
+		}
+		if r.Lost > 0 {
+			fail(exitOK, "%d bytes came faster than they could be shown", r.Lost)
+		}
+		out := os.Stdout
+		if r.Source == runlog.Monitor {
+			out = os.Stderr
+		}
+		_, err := out.Write(r.Data)
+		return err
+	}, nil)
+	if err != nil && !(follow && errors.Is(err, control.ErrGone)) {
+		return fail(exitHost, "%v", err)
+	}
+	return exitOK
 }

@@ -33,7 +33,7 @@ func image(t testing.TB, size int64) string {
 
 func openDisk(t testing.TB, path string, ro bool) *Disk {
 	t.Helper()
-	d, err := OpenDisk(path, ro, "")
+	d, err := OpenDisk(path, ro, "", 512)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func TestDiskLock(t *testing.T) {
 	}{{false, false, false}, {false, true, false}, {true, false, false}, {true, true, true}} {
 		testutil.CheckFDs(t)
 		path := image(t, 512)
-		first, err := OpenDisk(path, c.firstRO, "")
+		first, err := OpenDisk(path, c.firstRO, "", 512)
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := OpenDisk(path, c.secondRO, "")
+		second, err := OpenDisk(path, c.secondRO, "", 512)
 		if c.ok != (err == nil) {
 			t.Errorf("OpenDisk(readOnly %v) of a disk open with readOnly %v = %v; want success %v", c.secondRO, c.firstRO, err, c.ok)
 		}
@@ -65,7 +65,7 @@ func TestDiskLock(t *testing.T) {
 		if err := first.Close(); err != nil {
 			t.Error(err)
 		}
-		if again, err := OpenDisk(path, c.secondRO, ""); err != nil {
+		if again, err := OpenDisk(path, c.secondRO, "", 512); err != nil {
 			t.Errorf("OpenDisk after Close = %v; want nil: the lock ends with the descriptor", err)
 		} else {
 			again.Close()
@@ -99,7 +99,7 @@ func TestOpenDiskErrors(t *testing.T) {
 		// Root can write to anything but a program that runs.
 		{os.Args[0], false, "open for writing: text file busy", unix.ETXTBSY},
 	} {
-		d, err := OpenDisk(c.path, c.ro, "")
+		d, err := OpenDisk(c.path, c.ro, "", 512)
 		var de *Error
 		if d != nil || !errors.As(err, &de) || de.Name != c.path || err.Error() != c.path+": "+c.want {
 			t.Errorf("OpenDisk(%q, %v) = %v, %v; want %q", c.path, c.ro, d, err, c.want)

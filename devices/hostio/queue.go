@@ -1,6 +1,7 @@
 package hostio
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"syscall"
@@ -36,13 +37,14 @@ var zeroes = sync.OnceValue(func() []byte { return make([]byte, bounceSize) })
 type slot struct {
 	op   devices.DiskOp
 	zero bool         // a write of zeroes
-	iov  []unix.Iovec // what is left; empty for zeroes
+	iov  []unix.Iovec // from index at what is left; empty for zeroes
+	at   int
 	off  int64
 	left int64
 	part []unix.Iovec // the next system call's share, up to maxIO bytes
 
-	bounced bool
-	bounce  []byte // bounceSize bytes, aligned, once they were needed
+	tag, res int    // of a pool's
+	bounce   []byte // what part is where s.iov is not aligned, up to bounceSize bytes
 }
 
 // engine has the kernel carry out a slot's next system call.
@@ -59,9 +61,11 @@ type engine interface {
 type queue struct {
 	disk  *Disk
 	slots []slot
-	// flushes are the tags of flushes. Only the first has begun: the kernel tells a
-	// lost page to one of those that run together, and the others succeed.
+	// flushes are the tags of flushes, and failed what the first that failed gave. Only
+	// the first tag has begun: the kernel tells a lost page once, to one of those that run
+	// together, forgets it, and would call the others and the next ones a success.
 	flushes []int
+	failed  syscall.Errno
 	engine
 }
 
@@ -90,12 +94,13 @@ func (q *queue) Do(tag int, op devices.DiskOp, bufs [][]byte, off, n int64) {
 }
 
 func (s *slot) set(op devices.DiskOp, bufs [][]byte, off, n int64) {
-	s.op, s.zero, s.off, s.left, s.iov = op, false, off, n, appendIovecs(s.iov[:0], bufs)
+	s.op, s.zero, s.off, s.left, s.at, s.iov = op, false, off, n, 0, appendIovecs(s.iov[:0], bufs)
 }
 
 // begin starts the next system call of a request.
 func (q *queue) begin(tag int) {
 	s := &q.slots[tag]
+	s.tag = tag
 	if s.op <= devices.DiskWrite {
 		s.cut(q.disk.align)
 	}
@@ -105,31 +110,27 @@ func (q *queue) begin(tag int) {
 // cut takes the first maxIO bytes of what is left for part, or where direct I/O needs
 // aligned buffers and these are not, a copy of fewer.
 func (s *slot) cut(align int) {
-	s.part, s.bounced = s.part[:0], false
-	room := uint64(min(s.left, maxIO))
-	for i := 0; room > 0; i++ {
+	s.part, s.bounce = s.part[:0], s.bounce[:0]
+	room, skewed := uint64(min(s.left, maxIO)), false
+	for i := s.at; room > 0; i++ {
 		var v unix.Iovec
 		if s.zero {
 			v = iovec(zeroes())
 		} else {
 			v = s.iov[i]
+			skewed = skewed || misaligned(v, align)
 		}
 		v.Len = min(v.Len, room)
 		room -= v.Len
 		s.part = append(s.part, v)
-		s.bounced = s.bounced || align > 0 && !s.zero && (misaligned(v, align) != 0 || v.Len%uint64(align) != 0)
 	}
-	if !s.bounced {
-		return
+	if skewed {
+		s.bounce = slices.Grow(s.bounce, bounceSize)[:min(s.left, bounceSize)]
+		for i, n := s.at, 0; n < len(s.bounce); i++ {
+			n += copy(s.bounce[n:], bytesOf(s.iov[i])) // of use for a write
+		}
+		s.part = append(s.part[:0], iovec(s.bounce))
 	}
-	if s.bounce == nil {
-		s.bounce = make([]byte, bounceSize)
-	}
-	b := s.bounce[:min(s.left, bounceSize)]
-	if s.op == devices.DiskWrite {
-		copyIovecs(s.iov, b, false)
-	}
-	s.part = appendIovecs(s.part[:0], [][]byte{b})
 }
 
 // Done follows up on what system calls left over.
@@ -149,23 +150,21 @@ func (q *queue) Done(wait bool) (int, syscall.Errno) {
 // finish takes the result of a request's system call, and says whether that was the
 // last one.
 func (q *queue) finish(s *slot, res int) (e syscall.Errno, done bool) {
-	if res < 0 {
-		e = syscall.Errno(-res)
-	}
-	switch {
+	switch e = syscall.Errno(max(0, -res)); {
 	case e == unix.EINTR || e == unix.EAGAIN || e == unix.ECANCELED: // a thread of ours has ended
 		return 0, false
 	case s.op == devices.DiskFlush:
 		if q.flushes = slices.Delete(q.flushes, 0, 1); len(q.flushes) > 0 {
 			q.begin(q.flushes[0])
 		}
-		return q.disk.flushed(e), true
+		q.failed = cmp.Or(q.failed, e)
+		return q.failed, true
 	case e == unix.EOPNOTSUPP && s.op == devices.DiskDiscard:
 		return 0, true
 	case e == unix.EOPNOTSUPP && s.op > devices.DiskDiscard:
 		s.op, s.zero = devices.DiskWrite, true
 		return 0, false
-	case e != 0 || s.op > devices.DiskFlush:
+	case s.op > devices.DiskFlush:
 		return e, true
 	}
 	e = s.moved(res)
@@ -174,22 +173,19 @@ func (q *queue) finish(s *slot, res int) (e syscall.Errno, done bool) {
 
 // moved notes the result of a read's or write's system call.
 func (s *slot) moved(res int) syscall.Errno {
-	if res < 0 {
-		return syscall.Errno(-res)
-	} else if res == 0 && s.left > 0 { // the file was cut short
-		return unix.EIO
+	if res < 0 || res == 0 && s.left > 0 { // the file was cut short
+		return cmp.Or(syscall.Errno(-res), unix.EIO)
 	}
-	if s.bounced && s.op == devices.DiskRead {
-		copyIovecs(s.iov, s.bounce[:res], true)
+	for i, n := s.at, 0; s.op == devices.DiskRead && n < min(res, len(s.bounce)); i++ {
+		n += copy(bytesOf(s.iov[i]), s.bounce[n:res])
 	}
 	s.off, s.left = s.off+int64(res), s.left-int64(res)
-	n, gone := uint64(res), 0
-	for gone < len(s.iov) && n >= s.iov[gone].Len {
-		n -= s.iov[gone].Len
-		gone++
-	}
-	if s.iov = slices.Delete(s.iov, 0, gone); len(s.iov) > 0 {
-		skip(&s.iov[0], n)
+	for n := uint64(res); s.at < len(s.iov); s.at++ {
+		if n < s.iov[s.at].Len {
+			skip(&s.iov[s.at], n)
+			break
+		}
+		n -= s.iov[s.at].Len
 	}
 	return 0
 }
@@ -199,15 +195,9 @@ const poolThreads = 4
 
 // pool is an engine of goroutines, whose system calls block.
 type pool struct {
-	work chan job
-	done chan [2]int // tag and result
-	wake *Event
-	wg   sync.WaitGroup
-}
-
-type job struct {
-	tag int
-	s   *slot
+	work, done chan *slot
+	wake       *Event
+	wg         sync.WaitGroup
 }
 
 func newPool(fd, n int) (engine, error) {
@@ -215,11 +205,12 @@ func newPool(fd, n int) (engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pool{work: make(chan job, n), done: make(chan [2]int, n), wake: wake}
+	p := &pool{work: make(chan *slot, n), done: make(chan *slot, n), wake: wake}
 	for range poolThreads {
 		p.wg.Go(func() {
-			for j := range p.work {
-				p.done <- [2]int{j.tag, call(fd, j.s)}
+			for s := range p.work {
+				s.res = call(fd, s)
+				p.done <- s
 				p.wake.Signal()
 			}
 		})
@@ -227,20 +218,17 @@ func newPool(fd, n int) (engine, error) {
 	return p, nil
 }
 
-func (p *pool) start(tag int, s *slot) { p.work <- job{tag, s} }
+func (p *pool) start(_ int, s *slot) { p.work <- s }
 
 func (p *pool) reap(wait bool) (tag, res int) {
-	if wait {
-		d := <-p.done
-		return d[0], d[1]
+	if !wait {
+		p.wake.Clear() // before the look, so that none is missed
+		if len(p.done) == 0 {
+			return -1, 0
+		}
 	}
-	p.wake.Clear() // before the look, so that none is missed
-	select {
-	case d := <-p.done:
-		return d[0], d[1]
-	default:
-		return -1, 0
-	}
+	s := <-p.done
+	return s.tag, s.res
 }
 
 func (p *pool) pollFD() int { return p.wake.PollFD() }

@@ -39,22 +39,11 @@ func appendIovecs(iov []unix.Iovec, bufs [][]byte) []unix.Iovec {
 
 func iovec(b []byte) unix.Iovec { return unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))} }
 
-// misaligned is how far the address is above a multiple of align, a power of two.
-func misaligned(v unix.Iovec, align int) int {
-	return int(uintptr(unsafe.Pointer(v.Base))) & (align - 1)
-}
+func bytesOf(v unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
 
-// copyIovecs copies between b and the first bytes of iov: out of b or, without out, into it.
-func copyIovecs(iov []unix.Iovec, b []byte, out bool) {
-	for i := 0; len(b) > 0; i++ {
-		m := unsafe.Slice(iov[i].Base, min(iov[i].Len, uint64(len(b))))
-		if out {
-			copy(m, b)
-		} else {
-			copy(b, m)
-		}
-		b = b[len(m):]
-	}
+// misaligned says that address or length is no multiple of align, a power of two or 0 for any.
+func misaligned(v unix.Iovec, align int) bool {
+	return align > 0 && (uintptr(unsafe.Pointer(v.Base))|uintptr(v.Len))&uintptr(align-1) != 0
 }
 
 // skip takes the first n bytes off, fewer than there are.

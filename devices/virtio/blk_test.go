@@ -275,7 +275,7 @@ func TestBlkOnFile(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	disk, err := hostio.OpenDisk(path, false, "")
+	disk, err := hostio.OpenDisk(path, false, "", 512)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func diskSubject(t *testing.T) (*subject, func()) {
 	if err := os.WriteFile(image, make([]byte, diskSize), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, err := hostio.OpenDisk(image, false, "")
+	d, err := hostio.OpenDisk(image, false, "", 512)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -187,6 +187,14 @@ build() {
     exec 9>&-
 }
 
+# strip, as build calls it: a kernel for gdb keeps its symbols. (Here and not in build, whose text is part of each kernel's hash.)
+strip() {
+    case $name in
+    *+symbols*) command strip -g "${@:2}" ;;
+    *) command strip "$@" ;;
+    esac
+}
+
 # loaded FILE prints how many bytes of a kernel a monitor loads. (Between its parts the file has padding.)
 loaded() {
     local size sum=0

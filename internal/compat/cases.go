@@ -135,8 +135,7 @@ func allCases() []testCase {
 	}, append(netCases(mtu),
 		testCase{
 			name: "dumpcore", line: "--dumpcore={dir} test_dumpcore/test_dumpcore.hvt", debug: true,
-			want:  expect{status: 255, core: true},
-			known: "uvm writes no core dumps",
+			want: expect{status: 255, core: true},
 		},
 		maxDevices(),
 		testCase{

@@ -76,6 +76,9 @@ func (c Conn) Close() error { return c.f.Close() }
 // SetDeadline bounds Read and Write, as for an os.File; the zero time removes the bound.
 func (c Conn) SetDeadline(t time.Time) error { return c.f.SetDeadline(t) }
 
+// SetWriteDeadline bounds Write alone.
+func (c Conn) SetWriteDeadline(t time.Time) error { return c.f.SetWriteDeadline(t) }
+
 // Server is the socket of one VM.
 type Server struct {
 	entry    Entry
@@ -251,6 +254,13 @@ func (s *Server) beginStream(f *os.File) error {
 	s.streams++
 	s.conns[f] = true
 	return nil
+}
+
+// Streams is how many clients have a stream, or a connection that was taken over.
+func (s *Server) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams
 }
 
 // serve is the life of a connection.

@@ -41,7 +41,10 @@ func envOr(name, value string) string {
 	return value
 }
 
-func newDurable(t *testing.T) *durable {
+// writes is the script of a guest that writes to its disk's file system.
+const writes = "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\ndurable write /disk $salt\n"
+
+func newDurable(t *testing.T, init string) *durable {
 	Require(t)
 	dir := t.TempDir()
 	d := &durable{dir: dir, program: filepath.Join(dir, "tree/bin/durable")}
@@ -50,7 +53,7 @@ func newDurable(t *testing.T) *durable {
 	}
 	d.must(t, "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", d.program, "testdata/durable.c")
 	initrd := filepath.Join(dir, "initrd")
-	g := LinuxGuest{Init: "mkdir -p /disk\nmount -t ext4 /dev/vda /disk\ndurable write /disk $salt\n", Tree: filepath.Join(dir, "tree")}
+	g := LinuxGuest{Init: init, Tree: filepath.Join(dir, "tree")}
 	if err := g.Initramfs(initrd); err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +98,8 @@ func (d *durable) powerOff(t *testing.T, rng *rand.Rand, salt int, cache string)
 	var out strings.Builder
 	acks, after := 0, 1+rng.IntN(120)
 	pause := time.Duration(rng.Int64N(int64(30 * time.Millisecond)))
-	for deadline := time.Now().Add(time.Minute); acks < after; {
-		e, err := s.m.next(deadline, time.Minute)
+	for deadline := time.Now().Add(2 * time.Minute); acks < after; {
+		e, err := s.m.next(deadline, 2*time.Minute)
 		if err != nil && !errors.Is(err, errEnded) { // the lab's emulation, see docs/testing.md
 			t.Logf("HUNG after %d lines, with cache=%s", acks, cache)
 			return "", "", true
@@ -150,7 +153,7 @@ debugfs -R 'rdump / %[3]s' %[2]q 2>/dev/null
 // runs use the page cache, half direct I/O. With cache=unsafe records have to be missing:
 // else the test would see nothing.
 func TestPowerOff(t *testing.T) {
-	d := newDurable(t)
+	d := newDurable(t, writes)
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
@@ -195,7 +198,7 @@ for i in $(seq $N); do
 	SECONDS=0
 	until [ $(wc -l <out) -ge $acks ]; do
 		kill -0 $! || { cat out err; exit 1; }
-		[ $SECONDS -lt 60 ] || { echo "HUNG $i after $(wc -l <out) lines"; [ $((++hung)) -lt $((2 + N / 20)) ] || exit 1; break; }
+		[ $SECONDS -lt 120 ] || { echo "HUNG $i after $(wc -l <out) lines"; [ $((++hung)) -lt $((2 + N / 20)) ] || exit 1; break; }
 		sleep 0.02
 	done
 	sleep 0.$((RANDOM % 10))$((RANDOM % 10))
@@ -213,11 +216,11 @@ echo all
 // TestMonitorKill kills uvm in the middle of a guest's writes. What it had written is in the
 // host's page cache, also with cache=unsafe.
 func TestMonitorKill(t *testing.T) {
-	d := newDurable(t)
+	d := newDurable(t, writes)
 	seed := time.Now().UnixNano() & 0x7fff
 	n := crashes(t, "UVM_KILLS", 10)
 	Run(t, Options{Files: d.files, Tools: []string{"bash", "e2fsck", "debugfs", "flock"}, Disks: []Disk{{Path: d.path("lab.img")}}}, Job{
-		Name: "kill", Dir: "/vm", Bound: time.Duration(n)*10*time.Second + time.Minute, Argv: []string{"bash", "-c", monitorKill},
+		Name: "kill", Dir: "/vm", Bound: time.Duration(n)*30*time.Second + time.Minute, Argv: []string{"bash", "-c", monitorKill},
 		Env: []string{fmt.Sprint("N=", n), fmt.Sprint("SEED=", seed)},
 		Check: func(t *testing.T, r *Result) {
 			t.Logf("seed %d\n%s", seed, r.Stdout)

@@ -2,9 +2,12 @@
 //
 //   durable write DIR SALT      for ever, from three processes
 //   durable check DIR SALT OUT  with what the writer said, which is in the file OUT
+//   durable raw DEVICE N        N records of 4096 bytes one after the other, each behind a flush of its own
+//   durable watch DEVICE        what becomes of writes, reads and flushes, a line for each change: "state write 0 read 5 flush 0"
 //
 // Three kinds of records: A are appended to a file, O replace one of the slots of a file, C are files of their own, renamed
 // into place. "A 7" says that all up to A 7 are behind an fsync or fdatasync that has returned.
+#define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -169,10 +172,65 @@ static int check(const char *dir, const char *out)
 	return bad > 0;
 }
 
+static int device(const char *name)
+{
+	int fd = open(name, O_RDWR | O_DIRECT);
+	if (fd < 0 && (fd = open(name, O_RDONLY | O_DIRECT)) < 0)
+		err(1, "%s", name);
+	return fd;
+}
+
+static void raw(const char *name, uint64_t n)
+{
+	int fd = device(name);
+	unsigned char *b = aligned_alloc(SLOT, SLOT);
+	for (uint64_t i = 0; i < n; i++) {
+		record('R', i, b, SLOT);
+		put(fd, b, SLOT, i * SLOT);
+		if (fdatasync(fd))
+			err(1, "fdatasync");
+		safe('R', i);
+	}
+}
+
+// watch writes to fresh places, as a disk that is full refuses only those.
+static void watch(const char *name)
+{
+	enum { BLOCK = 64 << 10 };
+	int fd = device(name), old[3] = {-1, -1, -1};
+	uint64_t blocks = lseek(fd, 0, SEEK_END) / BLOCK, at = 0;
+	unsigned char *b = aligned_alloc(SLOT, BLOCK), *got = aligned_alloc(SLOT, BLOCK);
+	for (;; usleep(50000)) {
+		int now[3] = {0, 0, 0};
+		for (int i = 0; i < 4; i++, at = (at + 1) % blocks) {
+			record('W', at, b, BLOCK);
+			int wrote = pwrite(fd, b, BLOCK, at * BLOCK) == BLOCK;
+			if (!wrote)
+				now[0] = errno;
+			memset(got, 0, BLOCK);
+			if (pread(fd, got, BLOCK, at * BLOCK) != BLOCK)
+				now[1] = errno;
+			else if (wrote && memcmp(b, got, BLOCK))
+				now[1] = 999; // not what was written
+		}
+		if (fdatasync(fd))
+			now[2] = errno;
+		if (memcmp(old, now, sizeof now)) {
+			memcpy(old, now, sizeof now);
+			printf("state write %d read %d flush %d\n", now[0], now[1], now[2]);
+			fflush(stdout);
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 3 && !strcmp(argv[1], "watch"))
+		watch(argv[2]);
+	if (argc == 4 && !strcmp(argv[1], "raw"))
+		return raw(argv[2], strtoul(argv[3], NULL, 10)), 0;
 	if (argc < 4 || (strcmp(argv[1], "write") && (strcmp(argv[1], "check") || argc < 5)))
-		errx(2, "usage: durable write DIR SALT | durable check DIR SALT OUT");
+		errx(2, "usage: durable write DIR SALT | durable check DIR SALT OUT | durable raw DEVICE N | durable watch DEVICE");
 	salt = strtoul(argv[3], NULL, 10);
 	if (!strcmp(argv[1], "check"))
 		return check(argv[2], argv[4]);
