@@ -28,8 +28,9 @@ func (l Limit) Valid() bool {
 // than a bucket gets through, and the next ones wait until that is paid. In any time t
 // goes through what the rate allows in t + Burst, and one operation.
 //
-// Any goroutine may use it; with several, as many operations may start at once. What it remembers is the host's policy and no state
-// of the guest's, so it is not saved with the device.
+// Any goroutine may use it; with several, as many operations may start at once. What it
+// remembers is the host's policy and no state of the guest's, so it is not saved with the
+// device.
 type Limiter struct {
 	Limit
 	mu    sync.Mutex // guards at and paid

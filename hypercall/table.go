@@ -58,7 +58,6 @@ var callTable = [NumCalls]struct {
 type Table struct {
 	Config
 	exists [NumCalls]bool
-	arg    [40]byte // copy of the argument structure, which is never longer
 
 	// pollFDs are the NICs and, last, the wake descriptor; pollHandles says
 	// whose each one is.
@@ -113,11 +112,11 @@ func (t *Table) PortOut(port uint16, size int, data []byte) error {
 	if err != nil {
 		return pointerError(c, "argument", err)
 	}
-	arg := t.arg[:call.size]
-	copy(arg, live)
 	r := &t.last[t.count%uint64(len(t.last))]
 	t.count++
-	*r = Record{Call: c, Addr: le.Uint32(data), Arg: t.arg}
+	r.Call, r.Done, r.Addr, r.Result = c, false, le.Uint32(data), 0
+	arg := r.Arg[:call.size]
+	copy(arg, live)
 	if err = call.run(t, c, arg, live); err == nil && call.perm == memory.ReadWrite {
 		r.Result = int32(le.Uint32(live[call.size-8:])) // is there in all of them
 	}
@@ -145,7 +144,7 @@ func (t *Table) Last() (calls []Record) {
 
 // Arg is the structure of the last hypercall as it was before the call, borrowed, with
 // what may be left of others behind it.
-func (t *Table) Arg() []byte { return t.arg[:] }
+func (t *Table) Arg() []byte { return t.last[(t.count-1)%uint64(len(t.last))].Arg[:] }
 
 // PortIn is refused: nothing can be read from a hypercall port.
 func (t *Table) PortIn(port uint16, size int, data []byte) error {

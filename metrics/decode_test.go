@@ -98,7 +98,7 @@ func TestCardinality(t *testing.T) {
 		ops[op] = devices.OpStats{Count: 1, Latency: []uint64{1}}
 	}
 	s := vmm.Stats{State: "on holiday"}
-	for i := range 1000 {
+	for i := range 2 * mostDevices {
 		exits := many(900)
 		for _, r := range exitReasons {
 			exits[r] = 1

@@ -97,7 +97,7 @@ install_packages make=make gcc=gcc /usr/include/stdio.h=libc6-dev /usr/include/l
 # The second line is for the kernels of the guests that it runs (docs/lupine.md).
 if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_LAB:-}" != 1 ]; then
     install_packages qemu-system-x86_64=qemu-system-x86 /usr/share/doc/busybox-static=busybox-static \
-        flex=flex bison=bison bc=bc /usr/include/libelf.h=libelf-dev
+        flex=flex bison=bison bc=bc /usr/include/libelf.h=libelf-dev strace=strace dmsetup=dmsetup
 fi
 if [ "${0##*/}" != demo.sh ] && [ "${UVM_TEST_NO_PROMETHEUS:-}" != 1 ]; then
     fetch_prometheus

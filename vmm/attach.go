@@ -90,21 +90,19 @@ func (vm *VM) addRing(calls *hypercall.Config) error {
 // claim finds the handle of a configured device and marks it attached: by name, or
 // the i-th takes the i-th of its type.
 func claim(m *loader.Manifest, typ loader.DeviceType, i int, name string) (handle int, err error) {
-	before := i
-	var all []string
+	var all []string // of the type, so far
 	for h := range m.Entries {
 		e := &m.Entries[h]
 		if e.Type != typ {
 			continue
 		}
-		if name == "" && before == 0 || name != "" && e.Name == name {
+		if name == "" && len(all) == i || name != "" && e.Name == name {
 			if e.Attached {
 				return 0, configError("%v device %q: attached twice", typ, e.Name)
 			}
 			e.Attached = true
 			return h, nil
 		}
-		before--
 		all = append(all, strconv.Quote(e.Name))
 	}
 	declared := fmt.Sprintf("it declares %v devices %s", typ, strings.Join(all, ", "))

@@ -86,24 +86,17 @@ func (vm *VM) bootLinux(img *loader.Image, cmdline string, rd *initrd) error {
 		pd[i] = uint64(i)<<21 | large
 	}
 	page := func(w ...uint64) []byte { return append(le64s(w...), make([]byte, memory.PageSize-8*len(w))...) }
-	err := cmp.Or(
-		vm.mem.Put(pcZeroPage, zero),
-		vm.mem.Put(pcGDT, le64s(pcGDTEntries...)),
-		vm.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)))
-	if err != nil {
-		return err
-	}
 	sregs, err := flatSregs(vm.vcpu)
-	if err != nil {
-		return err
-	}
 	sregs.CS.L = 1
 	sregs.TR = kvm.Segment{Limit: 0xfffff, Selector: pcSelTask, Type: 11, Present: 1, G: 1}
 	sregs.GDT = kvm.DTable{Base: uint64(pcGDT), Limit: uint16(len(pcGDTEntries)*8 - 1)}
 	sregs.CR0, sregs.CR3, sregs.CR4, sregs.EFER = 0x80000011, uint64(pcPML4), 0x20, 0x500 // PG ET PE; PAE; LMA LME
-	return vm.vcpu.SetAll(&kvm.Regs{
-		RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack),
-	}, &sregs)
+	regs := kvm.Regs{RIP: uint64(img.Entry), RFLAGS: 2, RSI: uint64(pcZeroPage), RSP: uint64(pcStack), RBP: uint64(pcStack)}
+	return cmp.Or(err,
+		vm.mem.Put(pcZeroPage, zero),
+		vm.mem.Put(pcGDT, le64s(pcGDTEntries...)),
+		vm.mem.Put(pcPML4, page(uint64(pcPML4)+0x1000|table), page(uint64(pcPML4)+0x2000|table), le64s(pd...)),
+		vm.vcpu.SetAll(&regs, &sregs))
 }
 
 // bootPVH starts the kernel in 32-bit protected mode without paging.
@@ -117,25 +110,18 @@ func (vm *VM) bootPVH(img *loader.Image, _ string, rd *initrd) error {
 	if rd.size > 0 {
 		modules, modlist = 1, uint64(pcModule)
 	}
-	const magic, version = 0x336ec578, 1
-	err := cmp.Or(
-		vm.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
-		vm.mem.Put(pcModule, le64s(uint64(rd.at), rd.size, 0, 0)),
-		vm.mem.Put(pcZeroPage, maps))
-	if err != nil {
-		return err
-	}
 	sregs, err := flatSregs(vm.vcpu)
-	if err != nil {
-		return err
-	}
 	sregs.CS.DB = 1
 	sregs.TR = kvm.Segment{Limit: 0x67, Type: 11, Present: 1}
 	sregs.CR0, sregs.CR4, sregs.EFER = 0x11, 0, 0
-	return vm.vcpu.SetAll(&kvm.Regs{
-		RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo),
-		RSP: uint64(pcStack), // not in the protocol; Nanos calls before it sets its own
-	}, &sregs)
+	regs := kvm.Regs{RIP: uint64(img.Entry), RFLAGS: 2, RBX: uint64(pcStartInfo)}
+	regs.RSP = uint64(pcStack) // not in the protocol; Nanos calls before it sets its own
+	const magic, version = 0x336ec578, 1
+	return cmp.Or(err,
+		vm.mem.Put(pcStartInfo, le64s(magic|version<<32, modules<<32, modlist, uint64(pcCmdline), uint64(pcACPI), uint64(pcZeroPage), uint64(len(m)))),
+		vm.mem.Put(pcModule, le64s(uint64(rd.at), rd.size, 0, 0)),
+		vm.mem.Put(pcZeroPage, maps),
+		vm.vcpu.SetAll(&regs, &sregs))
 }
 
 // flatSregs are the vCPU's own, with the local APIC's base, and flat segments. The

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,9 +99,6 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 	))
 	fillTSS(low[sealedTSS:])
 	fillIDT(low[sealedIDT:], low[sealedStubs:])
-	if err := vm.vcpu.SetMSR(msrLSTAR, syscallSentinel); err != nil {
-		return err
-	}
 	cr4 := sealedCR4(cpuid, vm.cfg.TSSAvailable)
 	keys := usesKeys(img)
 	if keys {
@@ -123,7 +121,7 @@ func (vm *VM) bootSealed(img *loader.Image, cpuid *kvm.CPUID) error {
 			return err
 		}
 	}
-	return vm.vcpu.SetRegs(vm.entryRegs(img.Entry))
+	return cmp.Or(vm.vcpu.SetMSR(msrLSTAR, syscallSentinel), vm.vcpu.SetRegs(vm.entryRegs(img.Entry)))
 }
 
 // sealedCR4 adds to the guest's CR4 what the processor offers to keep rings

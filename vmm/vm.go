@@ -130,11 +130,8 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return err
 	}
-	if err := vm.agree(img); err != nil {
-		return err
-	}
 	cmdline := strings.Join(cfg.Args, " ") // as Solo5's tender does: empty ones leave consecutive spaces
-	if err := checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1); err != nil {
+	if err := cmp.Or(vm.agree(img), checkCommandLine("guest arguments", cmdline, hvtCmdlineSize-1)); err != nil {
 		return err
 	}
 	vm.timer.Record(MarkKernel)
@@ -151,10 +148,8 @@ func (vm *VM) buildHVT(img *loader.Image, kvmErr error) error {
 	if err != nil {
 		return tscError(err)
 	}
-	if err := vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline); err != nil {
-		return err
-	}
-	if vm.view, err = hvtView(vm.mem, img, false); err != nil {
+	vm.view, err = hvtView(vm.mem, img, false)
+	if err = cmp.Or(vm.writeBootInfo(kernelEnd, tscKHz*1000, img, cmdline), err); err != nil {
 		return err
 	}
 	if cfg.Ring == RingSealed {

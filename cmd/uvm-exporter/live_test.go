@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -86,14 +85,6 @@ func echoes(ctx context.Context, t *testing.T, addr string, n int) {
 		c.Read(b)
 		time.Sleep(time.Second / time.Duration(n))
 	}
-}
-
-func vector(t *testing.T, s *server, expr string) string {
-	var b strings.Builder
-	for _, p := range s.query(t, expr) {
-		fmt.Fprintf(&b, "%v %v\n", p.labels, p.value)
-	}
-	return b.String()
 }
 
 func is(want float64) func([]point) bool {

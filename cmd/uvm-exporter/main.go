@@ -112,7 +112,7 @@ func serve(l net.Listener, h http.Handler, sigs <-chan os.Signal) int {
 
 // newHandler is /metrics and /healthz.
 func newHandler(s *scraper) http.Handler {
-	reg := prometheus.NewPedanticRegistry()
+	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		metrics.NewCollector(s.samples),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

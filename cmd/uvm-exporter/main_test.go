@@ -91,9 +91,8 @@ func startExporter(t testing.TB, args ...string) *running {
 }
 
 func TestUsage(t *testing.T) {
-	taken := freeAddress(t)
 	e := startExporter(t, "--run-dir", t.TempDir())
-	taken = strings.TrimPrefix(e.url, "http://")
+	taken := strings.TrimPrefix(e.url, "http://")
 	for _, tc := range []struct {
 		args   []string
 		env    string

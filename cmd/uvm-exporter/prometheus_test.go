@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/uvm-monitor/uvm/internal/testutil"
 )
 
 // envNoPrometheus skips what needs Prometheus' own programs, on hosts that cannot have them.
@@ -179,15 +177,13 @@ func (s *server) query(t *testing.T, expr string) []point {
 // until runs an expression until ok likes what it gives.
 func (s *server) until(t *testing.T, expr string, ok func([]point) bool) []point {
 	t.Helper()
-	var last []point
-	defer func() {
-		if t.Failed() {
-			t.Logf("%s last gave %v", expr, last)
+	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		p := s.query(t, expr)
+		if ok(p) {
+			return p
 		}
-	}()
-	testutil.Until(t, expr, func() bool {
-		last = s.query(t, expr)
-		return ok(last)
-	})
-	return last
+		if time.Since(start) > hangs {
+			t.Fatalf("%s = %v; still not so after %v", expr, p, hangs)
+		}
+	}
 }

@@ -28,6 +28,7 @@ type scraper struct {
 	bound time.Duration  // of a whole scrape
 	turns map[string]int // by ID: answered, or firstFailed and the number of the scrape
 	count int            // of scrapes
+	gone  map[string]bool
 }
 
 const (
@@ -98,7 +99,19 @@ func (s *scraper) samples() metrics.Samples {
 	}
 	s.turns = turns
 	s.count++
-	return metrics.Samples{VMs: vms, Failures: failures}
+	return metrics.Samples{VMs: s.forget(vms), Failures: failures}
+}
+
+// forget takes VMs out that were gone the last time too: sockets that killed monitors have left, which uvm ps removes.
+func (s *scraper) forget(vms []metrics.Sample) []metrics.Sample {
+	before := s.gone
+	s.gone = map[string]bool{}
+	return slices.DeleteFunc(vms, func(v metrics.Sample) bool {
+		if v.Failure == metrics.Gone {
+			s.gone[v.ID] = true
+		}
+		return s.gone[v.ID] && before[v.ID]
+	})
 }
 
 // list is the sockets of all run directories. One that is not there has no VMs yet.

@@ -45,6 +45,10 @@ func commandFlags(name string) []string {
 		vmFlags(name).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
 	case "trace":
 		traceFlags(new(traceOptions), new(settings)).VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name) })
+	case "top": // of another program, as the next one
+		flags = []string{"--interval", "--sort", "--once", "--run-dir"}
+	case "boot-report":
+		flags = []string{"--output", "--json"}
 	case "net":
 		flags = []string{"--netns"}
 	case "inspect", "doctor":

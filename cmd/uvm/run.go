@@ -77,7 +77,7 @@ func (s *settings) run(t *tracer) int {
 	}
 
 	ctx, cancel, ready := interruptible()
-	time.AfterFunc(pinnedTime, unpin)
+	time.AfterFunc(pinnedTime, ctl.outlasted)
 	tty := &terminal{}
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.

@@ -46,7 +46,7 @@ func TestUsageErrors(t *testing.T) {
 		{"run k --env A=b", []string{"--env are for --image"}},
 		{"run --image x --env A=b k extra", []string{`unexpected argument "extra"`}},
 		{"run k --disk /a=b", []string{"--disk", `"/a"`, `\=`}},
-		{"run k --console tty", []string{`--console "tty"`, "stdio, none or file:PATH"}},
+		{"run k --console tty", []string{`--console "tty"`, "stdio, none, log or file:PATH"}},
 		{"run k --console file:", []string{`--console "file:"`}},
 		{"run k --log-level loud", []string{`--log-level "loud"`, "debug, info, warn or error"}},
 		{"run k --log-format xml", []string{`--log-format "xml"`, "text or json"}},

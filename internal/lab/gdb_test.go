@@ -11,9 +11,18 @@ import (
 var pythonModules = []string{"encodings", "codecs.py", "io.py", "abc.py", "_weakrefset.py", "site.py", "os.py", "stat.py", "posixpath.py", "genericpath.py", "_collections_abc.py", "_sitebuiltins.py"}
 
 // gdbPrologue is the begin of the scripts: gdb FILE runs commands from stdin.
-const gdbPrologue = `run_gdb() {
+const gdbPrologue = `until_ticks() { # N FILE: the guest has counted to N
+	for _ in {1..200}; do
+		[ $(grep -c tick $2) -ge $1 ] && return
+		sleep 0.2
+	done
+	echo no $1 ticks in $2 >&2
+	cat $2 >&2
+	exit 1
+}
+run_gdb() {
 	cat >/tmp/commands
-	gdb -nx -batch -iex 'set auto-load no' -ex 'set pagination off' -ex 'set confirm off' -ex 'set width 0' -x /tmp/commands "$@" 2>&1
+	timeout 60 gdb -nx -batch -iex 'set auto-load no' -ex 'set pagination off' -ex 'set confirm off' -ex 'set width 0' -x /tmp/commands "$@" 2>&1
 }
 `
 
@@ -26,7 +35,7 @@ var gdbCases = []struct {
 		// Attach, symbols, registers, memory, step, interrupt, detach; and the guest goes on.
 		name: "linux", script: `uvm run kernel -m 256M --initrd gdb.cpio --gdb unix:/tmp/gdb.sock >out 2>err &
 guest=$!
-until grep -q 'tick 1' out; do sleep 0.2; done
+until_ticks 1 out
 run_gdb kernel <<'end'
 target remote /tmp/gdb.sock
 info threads
@@ -55,8 +64,7 @@ monitor vcpus
 x/2x 0xffffc00000000000
 detach
 end
-ticks=$(grep -c tick out)
-until [ $(grep -c tick out) -gt $((ticks + 2)) ]; do sleep 0.2; done
+until_ticks $(($(grep -c tick out) + 2)) out
 echo more ticks
 kill $guest
 wait $guest || echo ended with $?
@@ -69,7 +77,7 @@ cat err`,
 	{
 		name: "core", script: `uvm run kernel -m 256M --initrd gdb.cpio --name linux >out &
 guest=$!
-until grep -q 'tick 1' out; do sleep 0.2; done
+until_ticks 1 out
 core=$(uvm dump linux --core /tmp)
 ls -ls $core
 run_gdb kernel $core <<'end'
@@ -85,7 +93,7 @@ wait $guest || true`,
 	{
 		name: "two CPUs", script: `uvm run general -m 256M -c 2 --initrd gdb.cpio --gdb unix:/tmp/gdb2.sock >out &
 guest=$!
-until grep -q 'tick 1' out; do sleep 0.2; done
+until_ticks 1 out
 run_gdb <<'end'
 target remote /tmp/gdb2.sock
 info threads
@@ -97,8 +105,7 @@ shell (sleep 1; kill -INT $PPID) &
 continue
 detach
 end
-ticks=$(grep -c tick out)
-until [ $(grep -c tick out) -gt $((ticks + 2)) ]; do sleep 0.2; done
+until_ticks $(($(grep -c tick out) + 2)) out
 echo more ticks
 kill $guest
 wait $guest || true`,
@@ -175,7 +182,7 @@ func TestGDB(t *testing.T) {
 	var jobs []Job
 	for _, c := range gdbCases {
 		jobs = append(jobs, Job{
-			Name: c.name, Dir: "/vm", Argv: []string{"bash", "-ec", gdbPrologue + c.script}, Bound: 3 * time.Minute, Again: true,
+			Name: c.name, Dir: "/vm", Argv: []string{"bash", "-ec", gdbPrologue + c.script}, Bound: 3 * time.Minute,
 			Check: func(t *testing.T, r *Result) {
 				rest := r.Stdout
 				for _, p := range c.want {

@@ -49,6 +49,7 @@ func TestGuests(t *testing.T) {
 		pointer   = "guest fault: invalid guest pointer"
 		call      = "guest fault: invalid hypercall"
 		halt      = "guest fault: HLT without an interrupt"
+		trap      = "the guest reports a trap: rip=0x"
 		late      = "did not end in time"
 	)
 	for _, f := range []struct {
@@ -65,7 +66,7 @@ func TestGuests(t *testing.T) {
 		{"badptr", 255, pointer, pointer}, {"badptr-wrap", 255, pointer, pointer}, {"badlen", 255, pointer, pointer},
 		{"edge-bad", 255, pointer, pointer}, {"badstruct", 255, pointer, pointer}, {"result-in-text", 255, pointer, pointer},
 		{"result-in-bootinfo", 255, pointer, pointer}, {"puts-pagetable", 255, pointer, pointer}, {"halt-badcookie", 255, pointer, pointer},
-		{"edge-ok", 0, "", ""}, {"abort", 255, "", ""}, {"trap", 255, "", ""}, {"hlt", 255, halt, halt},
+		{"edge-ok", 0, "", ""}, {"abort", 255, "", ""}, {"trap", 255, trap, trap}, {"hlt", 255, halt, halt},
 		{"ud2", 255, triple, exception}, {"div", 255, triple, exception}, {"int3", 255, triple, exception}, {"triple", 255, triple, exception},
 		{"many-marks", 0, "", ""}, {"flood", 124, late, late}, {"poll-forever", 124, late, late}, {"spin", 124, late, late},
 	} {

@@ -20,6 +20,8 @@ var skips = map[string]map[string]string{
 	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
 	"internal/kvmprobe": {"TestHeader": "as kvm's"},
 	"cmd/uvm": {
+		"TestGDBSealed": gdbTest, "TestGDBSteps": gdbTest, "TestGDBFault": gdbTest, "TestGDBRing0": gdbTest, "TestGDBAttach": gdbTest,
+		"TestCore": gdbTest, "TestCrashReport": gdbTest,
 		"TestNetAuto": hostNet, "TestNetAutoMany": hostNet, "TestNetStartFails": hostNet,
 		"TestNetUnprivileged": hostNet, "TestNetNamespace": hostNet, "TestNetPersistent": hostNet, "TestNetWords": hostNet,
 	},
@@ -29,6 +31,8 @@ var skips = map[string]map[string]string{
 var elsewhere = map[string]string{
 	"cmd/uvm-exporter": "runs a Prometheus, and programs that it builds; nothing of it depends on the KVM",
 }
+
+const gdbTest = "builds guests and runs gdb on them; TestGDB of this package has gdb in the lab"
 
 const hostNet = "makes interfaces with a program that it builds; no Go in the lab, nothing of it depends on the KVM"
 

@@ -199,12 +199,13 @@ const tenMB = "844c1539dbe98a88ee31d036c9dbbc8d0f36f1c7e83fc4b367fd1ace73a1e6a1"
 func TestLinux(t *testing.T) {
 	t.Parallel()
 	Require(t)
-	files, err := linuxFiles(t.TempDir(), linuxCases)
+	cases := slices.Concat(linuxCases, faultCases)
+	files, err := linuxFiles(t.TempDir(), cases)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var jobs []Job
-	for _, c := range linuxCases {
+	for _, c := range cases {
 		jobs = append(jobs, c.job())
 	}
 	Run(t, Options{Memory: 2 << 30, Files: files, Tools: []string{"bash", "ip", "e2fsck"}}, jobs...)

@@ -22,6 +22,7 @@ const usage = `usage:
   peer vsock-dial CID PORT BYTES     send BYTES and expect them back
   peer unix-listen PATH              echo one connection: the host side of a guest's vsock-dial, PATH_PORT
   peer unix-dial PATH PORT BYTES     ask the monitor's socket for the guest's port, send BYTES and expect them back
+  peer frames INTERFACE COUNT US     send odd frames on it, 0 is without end, with pauses of US microseconds
 Each prints one line: what it did, the number of bytes, and their SHA-256.
 `
 
@@ -39,7 +40,7 @@ func run(args []string) error {
 		return fmt.Errorf("no command\n%s", usage)
 	}
 	what, args := args[0], args[1:]
-	want := map[string]int{"tcp-sink": 1, "tcp-source": 2, "vsock-listen": 1, "vsock-dial": 3, "unix-listen": 1, "unix-dial": 3}
+	want := map[string]int{"tcp-sink": 1, "tcp-source": 2, "vsock-listen": 1, "vsock-dial": 3, "unix-listen": 1, "unix-dial": 3, "frames": 3}
 	if n, ok := want[what]; !ok || n != len(args) {
 		return fmt.Errorf("%s with %d arguments\n%s", what, len(args), usage)
 	}
@@ -70,6 +71,8 @@ func run(args []string) error {
 			return err
 		}
 		return dial(&unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}, args[2], nil, exchange)
+	case "frames":
+		return frames(args[0], args[1], args[2])
 	case "unix-listen":
 		return listen(&unix.SockaddrUnix{Name: args[0]}, echo)
 	default: // unix-dial
