@@ -212,7 +212,7 @@ func TestGDBAttach(t *testing.T) {
 		t.Fatalf("uvm dump = %+v; want a path in %s", core, dir)
 	}
 	wantCore(t, kernel, path, `(main|add) \(`)
-	full := run(t, program(t, "uvm", "dump", "attach-me", "--core", "/nonexistent"))
+	full := run(t, program(t, "uvm", "dump", "attach-me", "--core", filepath.Join(dir, "none")))
 	if full.status != exitHost || !strings.Contains(full.stderr, "no such file") {
 		t.Errorf("uvm dump into no folder = %+v; want status %d", full, exitHost)
 	}
@@ -262,7 +262,7 @@ func TestGDBListen(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		words  []string
-	}{{exitUsage, []string{"--gdb", "x"}}, {exitUsage, []string{"--gdb", "65536"}}, {exitUsage, []string{"--gdb", "unix:"}}, {exitUsage, []string{"--gdb-wait"}}, {exitHost, []string{"--gdb", "unix:/nonexistent/x"}}} {
+	}{{exitUsage, []string{"--gdb", "x"}}, {exitUsage, []string{"--gdb", "65536"}}, {exitUsage, []string{"--gdb", "unix:"}}, {exitUsage, []string{"--gdb-wait"}}, {exitHost, []string{"--gdb", "unix:/proc/none/x"}}} {
 		wantLine(t, uvm(t, append([]string{"run", kernel}, c.words...)...), c.status, "--gdb")
 	}
 }
@@ -303,7 +303,7 @@ func TestCore(t *testing.T) {
 	if files, _ := os.ReadDir(dir); res.status != 0 || len(files) != 0 {
 		t.Errorf("run of edge-ok = %+v, files %v; want status 0, no file", res, files)
 	}
-	res = run(t, program(t, "uvm", "run", kernel, "--core", "/nonexistent", "--", "ud2"))
+	res = run(t, program(t, "uvm", "run", kernel, "--core", filepath.Join(dir, "none"), "--", "ud2"))
 	if res.status != exitGuest || !strings.Contains(res.stderr, "--core: core file: ") {
 		t.Errorf("core file into no folder = %+v; want status 255 and the error", res)
 	}
