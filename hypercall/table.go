@@ -142,8 +142,7 @@ func (t *Table) Last() (calls []Record) {
 	return calls
 }
 
-// Arg is the structure of the last hypercall as it was before the call, borrowed, with
-// what may be left of others behind it.
+// Arg is the structure of the last hypercall as it was before the call, borrowed.
 func (t *Table) Arg() []byte { return t.last[(t.count-1)%uint64(len(t.last))].Arg[:] }
 
 // PortIn is refused: nothing can be read from a hypercall port.

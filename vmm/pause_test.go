@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvm-monitor/uvm/hypercall"
 	"github.com/uvm-monitor/uvm/internal/hvtelf"
 	"github.com/uvm-monitor/uvm/internal/testutil"
@@ -180,7 +182,7 @@ func testPausePoll(t *testing.T, ring Ring) {
 // TestPauseConsole pauses guests that wait for the console's reader. Not a byte is lost
 // or doubled.
 func TestPauseConsole(t *testing.T) {
-	text := bytes.Repeat([]byte("0123456789abcdef"), 16<<10) // 256 KiB, more than a pipe holds
+	text := bytes.Repeat([]byte("0123456789abcdef"), 512) // 8 KiB, twice what the pipe is to hold
 	hvt := func(ring Ring) Config {
 		g := guest{ring: ring}
 		at := g.store(text)
@@ -203,6 +205,9 @@ func TestPauseConsole(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer r.Close()
+			if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
+				t.Fatal(err)
+			}
 			cfg.Console = w
 			vm := newVM(t, cfg)
 			done := runAside(context.Background(), vm)
@@ -211,7 +216,7 @@ func TestPauseConsole(t *testing.T) {
 			for range 10 {
 				pause(t, vm)
 				resume(t, vm)
-				if _, err := io.CopyN(&got, r, 5000); err != nil {
+				if _, err := io.CopyN(&got, r, 300); err != nil {
 					t.Fatal(err)
 				}
 			}

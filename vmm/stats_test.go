@@ -137,3 +137,27 @@ func TestStatsDisturbsNobody(t *testing.T) {
 		t.Errorf("Run() = %v; want %v", o.err, errEnough)
 	}
 }
+
+// TestStatsBesideTheEnd asks all through a VM's life and after it.
+func TestStatsBesideTheEnd(t *testing.T) {
+	testutil.Watchdog(t)
+	for range 5 {
+		vm, ready := spinner(t, RingSealed)
+		asked := make(chan string)
+		go func() {
+			for {
+				if s := vm.Stats(); s.State == "closed" {
+					asked <- s.State
+					return
+				}
+			}
+		}()
+		done := runAside(context.Background(), vm)
+		testutil.Wait(t, ready, "guest")
+		if err := vm.Close(); err != nil {
+			t.Error(err)
+		}
+		testutil.Wait(t, done, "Run")
+		testutil.Wait(t, asked, "Stats")
+	}
+}

@@ -48,9 +48,9 @@ func spinning(t testing.TB, flags ...string) *running {
 }
 
 // ps asks for all VMs.
-func ps(t testing.TB) (infos []control.Info) {
+func ps(t testing.TB, flags ...string) (infos []control.Info) {
 	t.Helper()
-	got := uvm(t, "ps", "--json")
+	got := uvm(t, append([]string{"ps", "--json"}, flags...)...)
 	d := json.NewDecoder(strings.NewReader(got.stdout))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&infos); err != nil || got.status != 0 || got.stderr != "" {

@@ -24,10 +24,11 @@ func runMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	return s.run()
+	return s.run(nil)
 }
 
-func (s *settings) run() int {
+// run runs a VM, with a trace unless t is nil, and returns the exit status.
+func (s *settings) run(t *tracer) int {
 	// A start that fails takes back what it has made on the host, the last thing first.
 	var undo []func()
 	defer func() {
@@ -48,7 +49,7 @@ func (s *settings) run() int {
 	if err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
-	undoTrace, err := s.trace.open()
+	undoTrace, err := t.open()
 	undo = append(undo, undoTrace)
 	if err != nil {
 		return fail(exitHost, "--output: %v", err)
@@ -76,7 +77,7 @@ func (s *settings) run() int {
 	}
 
 	ctx, cancel, ready := interruptible()
-	time.AfterFunc(pinnedTime, unpin)
+	time.AfterFunc(pinnedTime, ctl.outlasted)
 	tty := &terminal{}
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.
@@ -101,7 +102,7 @@ func (s *settings) run() int {
 	ctl.dbg = dbg
 	dbg.run(ctx, vm, cancel)
 	ctl.run(vm, hub, cancel)
-	s.trace.start(hub)
+	t.start(hub)
 	end := dbg.ended(ctx, vm.Run)
 	if end.message != "" {
 		ctl.log.say("uvm: " + end.message + "\n")
@@ -110,7 +111,7 @@ func (s *settings) run() int {
 	if s.Vsock != "" {
 		vm.Close() // a socket is a file, which nobody else takes back
 	}
-	end.Status = s.trace.finish(s.report(vm, end))
+	end.Status = t.finish(s.report(vm, end))
 	ctl.log.end(end)
 	ctl.close(end)
 	return end.Status

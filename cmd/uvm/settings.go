@@ -54,8 +54,6 @@ type settings struct {
 	Name         string   `json:"name,omitempty"`
 	Control      string   `json:"control,omitempty"`
 	RunDir       string   `json:"run-dir,omitempty"`
-
-	trace *tracer // of uvm trace
 }
 
 // load reads the settings from a file, or from stdin for "-". Unknown keys and

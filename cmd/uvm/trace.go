@@ -66,8 +66,8 @@ func traceMain(args []string) int {
 	if status >= 0 {
 		return status
 	}
-	s.trace, t.vcpus = t, s.CPUs > 1
-	return s.run()
+	t.vcpus = s.CPUs > 1
+	return s.run(t)
 }
 
 // tracer writes the trace of a run. Nil does nothing.

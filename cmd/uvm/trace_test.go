@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -168,13 +169,10 @@ func TestTraceAttach(t *testing.T) {
 	}
 	defer c.Close()
 	stalled, release := make(chan struct{}), make(chan struct{})
-	var lost tracePart
-	go c.Stream(context.Background(), "trace", nil, func(b json.RawMessage) error {
-		if lost.Dropped == 0 {
-			close(stalled)
-			<-release
-		}
-		return json.Unmarshal(b, &lost)
+	go c.Stream(context.Background(), "trace", nil, func(json.RawMessage) error {
+		close(stalled)
+		<-release
+		return errors.New("enough")
 	}, nil)
 	testutil.Wait(t, stalled, "a first part")
 	defer close(release)
@@ -195,7 +193,11 @@ func TestTraceEndsWithVM(t *testing.T) {
 	vm := spinning(t, "--name", "web")
 	out := filepath.Join(t.TempDir(), "trace")
 	tr := follow(t, program(t, "uvm", "trace", "--attach", "web", "--json", "-o", out))
-	time.Sleep(100 * time.Millisecond)
+	attached := func(flags ...string) {
+		t.Helper()
+		testutil.Until(t, "a VM that is traced", func() bool { v := ps(t, flags...); return len(v) == 1 && v[0].Streams == 1 })
+	}
+	attached()
 	wantQuiet(t, uvm(t, "stop", "web"), 0, "")
 	vm.wait()
 	if got := tr.wait(); got.status != 0 || got.stderr != "" {
@@ -209,7 +211,7 @@ func TestTraceEndsWithVM(t *testing.T) {
 		t.Errorf("uvm trace --run-dir = %+v; want status %d", got, exitUsage)
 	}
 	tr = follow(t, program(t, "uvm", "trace", "--attach", "web", "--run-dir", dir))
-	time.Sleep(100 * time.Millisecond)
+	attached("--run-dir", dir)
 	wantQuiet(t, uvm(t, "stop", "web", "--run-dir", dir), 0, "")
 	vm.wait()
 	if got := tr.wait(); got.status != 0 {

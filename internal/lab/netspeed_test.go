@@ -38,7 +38,7 @@ var netFigures = []struct{ what, name, unit string }{
 // TestNetSpeed measures uvm's virtio-net against that of QEMU's microvm by turns, in
 // one boot of the lab: the same kernel, the same TAP, a fresh VM each time. `make -C
 // bench net` runs it; UVM_ROUNDS is the number of turns, UVM_MS how long each
-// transfer takes.
+// transfer takes. With UVM_ICOUNT=1 time follows instructions.
 func TestNetSpeed(t *testing.T) {
 	dir := t.TempDir()
 	kernel, err := LinuxKernel("lupine-general")
@@ -72,7 +72,7 @@ for turn in $(seq $ROUNDS); do
 		script += fmt.Sprintf("%s >console 2>&1 &\necho machine %s\n./netspeed host 10.0.0.2 $MS || { cat console; kill $!; }\nwait $!\n", m.command, m.name)
 	}
 	env := []string{"ROUNDS=" + envOr("UVM_ROUNDS", "5"), "MS=" + envOr("UVM_MS", "2000")}
-	Run(t, Options{Memory: 3 << 30, Files: files, Tools: []string{"qemu-system-x86_64", "bash", "ip"}, Modules: []string{"vhost_net"}}, Job{
+	Run(t, Options{ICount: os.Getenv("UVM_ICOUNT") == "1", Memory: 3 << 30, Files: files, Tools: []string{"qemu-system-x86_64", "bash", "ip"}, Modules: []string{"vhost_net"}}, Job{
 		Name: "network", Dir: "/vm", Bound: 20 * time.Minute, Env: env,
 		Argv: []string{"bash", "-ec", script + "done\n"},
 		Check: func(t *testing.T, r *Result) {
