@@ -19,6 +19,7 @@ import (
 var skips = map[string]map[string]string{
 	"kvm":               {"TestHeader": "compiles a program against <linux/kvm.h>; no compiler in the lab, nothing of it depends on the KVM"},
 	"internal/kvmprobe": {"TestHeader": "as kvm's"},
+	"vmm":               {"TestDiskDirect": "the lab's files are in memory, where there is no direct I/O; TestMonitorKill and TestDiskFaults have it in the lab"},
 	"cmd/uvm": {
 		"TestGDBSealed": gdbTest, "TestGDBSteps": gdbTest, "TestGDBFault": gdbTest, "TestGDBRing0": gdbTest, "TestGDBAttach": gdbTest, "TestGDBListen": gdbTest,
 		"TestCore": gdbTest, "TestCrashReport": gdbTest,
