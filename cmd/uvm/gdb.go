@@ -153,11 +153,7 @@ func gdbProxy(s *settings, vm string) int {
 
 // dumpMain writes a core file of a VM that runs.
 func dumpMain(args []string) int {
-	f := vmFlags("dump")
-	if status := parse(f, "dump", args); status >= 0 {
-		return status
-	}
-	c, status := oneVM(f)
+	f, c, status := askVM("dump", args)
 	if status >= 0 {
 		return status
 	}

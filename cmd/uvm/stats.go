@@ -15,16 +15,12 @@ import (
 )
 
 func statsMain(args []string) int {
-	f := vmFlags("stats")
-	if status := parse(f, "stats", args); status >= 0 {
-		return status
-	}
-	asJSON, _ := f.GetBool("json")
-	c, status := oneVM(f)
+	f, c, status := askVM("stats", args)
 	if status >= 0 {
 		return status
 	}
 	defer c.Close()
+	asJSON, _ := f.GetBool("json")
 	var s vmm.Stats
 	if err := c.Call("stats", nil, &s); err != nil {
 		return fail(exitHost, "%v", err)

@@ -95,6 +95,16 @@ func oneVM(f *pflag.FlagSet) (*control.Client, int) {
 	return c, -1
 }
 
+// askVM reads the flags and the operand of a command that is for a single VM, and connects to it.
+func askVM(name string, args []string) (*pflag.FlagSet, *control.Client, int) {
+	f := vmFlags(name)
+	if status := parse(f, name, args); status >= 0 {
+		return nil, nil, status
+	}
+	c, status := oneVM(f)
+	return f, c, status
+}
+
 // each does something with several VMs at once, and says what went wrong with which.
 func each(all []control.Entry, do func(control.Entry) error) int {
 	var wg sync.WaitGroup
@@ -232,16 +242,12 @@ func askMain(op string, args []string) int {
 }
 
 func waitMain(args []string) int {
-	f := vmFlags("wait")
-	if status := parse(f, "wait", args); status >= 0 {
-		return status
-	}
-	asJSON, _ := f.GetBool("json")
-	c, status := oneVM(f)
+	f, c, status := askVM("wait", args)
 	if status >= 0 {
 		return status
 	}
 	defer c.Close()
+	asJSON, _ := f.GetBool("json")
 	if err := c.Hold(); err != nil {
 		return fail(exitHost, "%v", err)
 	}
@@ -265,16 +271,12 @@ func waitMain(args []string) int {
 }
 
 func logsMain(args []string) int {
-	f := vmFlags("logs")
-	if status := parse(f, "logs", args); status >= 0 {
-		return status
-	}
-	follow, _ := f.GetBool("follow")
-	c, status := oneVM(f)
+	f, c, status := askVM("logs", args)
 	if status >= 0 {
 		return status
 	}
 	defer c.Close()
+	follow, _ := f.GetBool("follow")
 	err := c.Stream(context.Background(), "logs", logArgs{follow}, func(m json.RawMessage) error {
 		var r logRecord
 		if err := json.Unmarshal(m, &r); err != nil {
