@@ -7,13 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const hugePage = 2 << 20
+
 // Memory is guest memory from guest-physical address 0 on, possibly with a hole
 // where a PC has its devices. Its pages are zero and take no host memory until
 // somebody touches them.
 //
 // Methods may be called from any goroutine, but not together with Close.
 type Memory struct {
-	host          []byte // from address 0 to the end, the hole included
+	mapping       []byte // what the host mapped
+	host          []byte // of it, from address 0 to the end, the hole included
 	hole, holeEnd Addr   // equal where there is no hole
 }
 
@@ -22,21 +25,27 @@ type Memory struct {
 func New(size uint64) (*Memory, error) { return NewWithHole(size, 0, 0) }
 
 // NewWithHole is New for a machine whose addresses from hole to holeEnd, multiples
-// of PageSize, are not memory: what is above hole moves up by its length.
+// of PageSize, are not memory: what is above hole moves up by its length. Address 0 lies on
+// a boundary of 2 MiB, without which neither the host nor KVM can use huge pages; whether
+// they do is the host's choice.
 func NewWithHole(size uint64, hole, holeEnd Addr) (*Memory, error) {
 	if size == 0 || size%PageSize != 0 || size > 1<<46 {
 		return nil, fmt.Errorf("guest memory of %d bytes: need a positive multiple of %d", size, PageSize)
+	}
+	slack := uint64(0)
+	if hole != holeEnd {
+		slack = hugePage - PageSize
 	}
 	if size <= uint64(hole) {
 		hole, holeEnd = 0, 0
 	}
 	size += uint64(holeEnd - hole)
-	host, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+	mapping, err := unix.Mmap(-1, 0, int(size+slack), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("guest memory of %d MiB: mmap: %w", size>>20, err)
 	}
-	return &Memory{host, hole, holeEnd}, nil
+	return &Memory{mapping, mapping[uint64(-hostAddr(mapping))&slack:][:size:size], hole, holeEnd}, nil
 }
 
 // Size is the first address after memory; without a hole, the number of bytes.
@@ -123,10 +132,10 @@ func (m *Memory) Protect(a Addr, n uint64, p Perm) error {
 
 // Close unmaps the memory. No VM may use it any more.
 func (m *Memory) Close() error {
-	if m.host == nil {
+	if m.mapping == nil {
 		return nil
 	}
-	err := unix.Munmap(m.host)
-	m.host = nil
+	err := unix.Munmap(m.mapping)
+	m.mapping, m.host = nil, nil
 	return err
 }

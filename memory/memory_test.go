@@ -40,6 +40,22 @@ func TestNewErrors(t *testing.T) {
 	}
 }
 
+// TestHugePages: memory of a PC begins where a huge page can, and is as long as asked for.
+func TestHugePages(t *testing.T) {
+	for range 4 { // the host puts each next mapping right below
+		const hole, end = 1 << 30, 2 << 30
+		m, err := NewWithHole(3*PageSize, hole, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if a := hostAddr(m.Host()); a%hugePage != 0 || m.Size() != 3*PageSize {
+			t.Errorf("NewWithHole(3 pages) lies at %#x with %d bytes; want a multiple of 2 MiB and %d", a, m.Size(), 3*PageSize)
+		}
+		m.Host()[m.Size()-1] = 1
+	}
+}
+
 func TestNewIsZero(t *testing.T) {
 	m := newMemory(t, 3*PageSize)
 	if m.Size() != 3*PageSize || len(m.Host()) != 3*PageSize {
