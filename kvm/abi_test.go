@@ -60,8 +60,8 @@ var abiStructs = []abiStruct{
 		{"slot", "", 0}, {"flags", "", 4}, {"guestPhysAddr", "guest_phys_addr", 8},
 		{"memorySize", "memory_size", 16}, {"userspaceAddr", "userspace_addr", 24},
 	}},
-	{typ: reflect.TypeFor[irqFD](), c: "struct kvm_irqfd", size: 32, whole: true, fields: []abiField{
-		{"fd", "", 0}, {"gsi", "", 4},
+	{typ: reflect.TypeFor[irqLevel](), c: "struct kvm_irq_level", size: 8, whole: true, fields: []abiField{
+		{"irq", "", 0}, {"level", "", 4},
 	}},
 	{typ: reflect.TypeFor[ioEventFD](), c: "struct kvm_ioeventfd", size: 64, whole: true, fields: []abiField{
 		{"addr", "", 8}, {"len", "", 16}, {"fd", "", 20}, {"flags", "", 24},
@@ -139,7 +139,7 @@ var abiConsts = []struct {
 	{"ioSetUserMemory", "KVM_SET_USER_MEMORY_REGION", ioSetUserMemory},
 	{"ioSetTSSAddr", "KVM_SET_TSS_ADDR", ioSetTSSAddr},
 	{"ioCreateIRQChip", "KVM_CREATE_IRQCHIP", ioCreateIRQChip},
-	{"ioIRQFD", "KVM_IRQFD", ioIRQFD},
+	{"ioIRQLine", "KVM_IRQ_LINE", ioIRQLine},
 	{"ioCreatePIT2", "KVM_CREATE_PIT2", ioCreatePIT2},
 	{"ioIOEventFD", "KVM_IOEVENTFD", ioIOEventFD},
 	{"ioRun", "KVM_RUN", ioRun},

@@ -21,7 +21,7 @@ const (
 	ioSetUserMemory     = 0x4020ae46 // vm
 	ioSetTSSAddr        = 0xae47     // vm
 	ioCreateIRQChip     = 0xae60     // vm
-	ioIRQFD             = 0x4020ae76 // vm
+	ioIRQLine           = 0x4008ae61 // vm
 	ioCreatePIT2        = 0x4040ae77 // vm
 	ioIOEventFD         = 0x4040ae79 // vm
 	ioRun               = 0xae80     // vcpu

@@ -2,6 +2,8 @@ package kvm
 
 import (
 	"bytes"
+	"errors"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -195,6 +197,26 @@ func TestRunAllocs(t *testing.T) {
 	}
 	if sum == 0 {
 		t.Error("no OUT among 100 runs; want some")
+	}
+}
+
+// TestPulse takes no memory, as devices use it for each batch of requests, and tells where
+// there is nothing to interrupt.
+func TestPulse(t *testing.T) {
+	g := newGuest(t, 0xf4) // hlt
+	if err := g.vm.Pulse(5); !errors.Is(err, unix.ENXIO) || !strings.Contains(err.Error(), "KVM_IRQ_LINE") {
+		t.Errorf("Pulse(5) of a VM without an IOAPIC = %v; want ENXIO of KVM_IRQ_LINE", err)
+	}
+	vm, err := g.sys.CreateVM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Close()
+	if err := vm.CreatePC(); err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() { err = vm.Pulse(5) }); n != 0 || err != nil {
+		t.Errorf("Pulse(5) = %v with %v allocations; want nil with 0", err, n)
 	}
 }
 

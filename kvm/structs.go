@@ -76,11 +76,8 @@ type userMemoryRegion struct {
 	userspaceAddr uint64
 }
 
-// irqFD is struct kvm_irqfd.
-type irqFD struct {
-	fd, gsi uint32
-	_       [6]uint32
-}
+// irqLevel is struct kvm_irq_level.
+type irqLevel struct{ irq, level uint32 }
 
 // ioEventFD is struct kvm_ioeventfd.
 type ioEventFD struct {

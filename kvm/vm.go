@@ -33,10 +33,11 @@ func (vm *VM) CreatePC() error {
 	return cmp.Or(opError("KVM_SET_TSS_ADDR", tss), opError("KVM_CREATE_IRQCHIP", chip), opError("KVM_CREATE_PIT2", pit))
 }
 
-// IRQFD raises an edge on interrupt line gsi whenever the eventfd is signalled
-// (section 4.75).
-func (vm *VM) IRQFD(eventFD int, gsi uint32) error {
-	return opError("KVM_IRQFD", ioctlPtr(vm.fd, ioIRQFD, &irqFD{fd: uint32(eventFD), gsi: gsi}))
+// Pulse raises an edge on interrupt line gsi (section 4.25). Any goroutine may. An irqfd
+// would have a thread of the kernel's do the same, because an IOAPIC's line takes a lock.
+func (vm *VM) Pulse(gsi uint32) error {
+	high, low := ioctlPtr(vm.fd, ioIRQLine, &irqLevel{gsi, 1}), ioctlPtr(vm.fd, ioIRQLine, &irqLevel{gsi, 0})
+	return opError("KVM_IRQ_LINE", cmp.Or(high, low))
 }
 
 // IOEventPort says that the address of an IOEventFD is a port.

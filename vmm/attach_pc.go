@@ -70,16 +70,16 @@ func (vm *VM) attachPC() error {
 		n.RxLimit, n.TxLimit = devices.NewLimiter(c.RxLimit, time.Now), devices.NewLimiter(c.TxLimit, time.Now)
 		vm.addVirtio(fmt.Sprintf("net %q", name), n)
 	}
-	events := []**hostio.Event{&p.uartIRQ, &p.room, &p.stop}
+	events := []**hostio.Event{&p.room, &p.stop}
 	for i := range p.virtio {
-		events = append(events, &p.virtio[i].kick, &p.virtio[i].irq)
+		events = append(events, &p.virtio[i].kick)
 	}
 	for _, e := range events {
 		if *e, err = vm.newEvent("event"); err != nil {
 			return err
 		}
 	}
-	p.uart = devices.NewUART(out, p.uartIRQ.Signal)
+	p.uart = devices.NewUART(out, func() { vm.kvm.Pulse(uartIRQ) })
 	p.uart.InputRoom = p.room.Signal
 	return nil
 }

@@ -40,12 +40,11 @@ type pc struct {
 	ports devices.PortBus
 	cut   int // 1 + the vCPU whose access was interrupted; 0 = none
 
-	uart    *devices.UART
-	uartIRQ *hostio.Event
-	room    *hostio.Event // the UART has room for input
-	stop    *hostio.Event // ends the devices' workers
-	input   *os.File      // what the console reads; nil = nothing
-	virtio  []virtioSlot
+	uart   *devices.UART
+	room   *hostio.Event // the UART has room for input
+	stop   *hostio.Event // ends the devices' workers
+	input  *os.File      // what the console reads; nil = nothing
+	virtio []virtioSlot
 
 	used       atomic.Bool   // the guest has touched a port or a device
 	unanswered atomic.Uint64 // accesses to ports and addresses where nothing is
@@ -53,10 +52,10 @@ type pc struct {
 
 // virtioSlot is a device with its doorbell and its interrupt.
 type virtioSlot struct {
-	name      string // for messages
-	dev       virtio.Device
-	mmio      *virtio.MMIO
-	kick, irq *hostio.Event
+	name string // for messages
+	dev  virtio.Device
+	mmio *virtio.MMIO
+	kick *hostio.Event
 
 	interrupts atomic.Uint64
 }
@@ -123,8 +122,7 @@ func (vm *VM) wirePC() error {
 	err := cmp.Or(
 		p.ports.Add(devices.COM1, devices.COM1+7, p.uart),
 		p.ports.Add(devices.CMOSPort, devices.CMOSPort+1, devices.NewCMOS(time.Now)),
-		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer),
-		vm.kvm.IRQFD(p.uartIRQ.PollFD(), uartIRQ))
+		p.ports.Add(devices.MarkPort, devices.MarkPort, vm.timer))
 	power := devices.NewPower()
 	for _, r := range devices.PowerPorts {
 		err = cmp.Or(err, p.ports.Add(r[0], r[1], power))
@@ -133,7 +131,7 @@ func (vm *VM) wirePC() error {
 		s := &p.virtio[i]
 		failures := new(uint64)
 		interrupt := func() {
-			s.irq.Signal()
+			vm.kvm.Pulse(pcIRQs[i])
 			s.interrupts.Add(1)
 			if f := vm.trace.Load(); f != nil {
 				(*f)(&Event{VCPU: -1, Start: time.Since(vm.epoch), Device: s.name})
@@ -141,9 +139,7 @@ func (vm *VM) wirePC() error {
 		}
 		s.mmio = virtio.NewMMIO(s.dev, vm.view, interrupt, s.kick.Signal, func(err error) { vm.logFailure(failures, s.name+":", "", "the guest's driver broke the rules", err) })
 		vm.freezers = append(vm.freezers, s.mmio)
-		err = cmp.Or(err,
-			vm.kvm.IRQFD(s.irq.PollFD(), pcIRQs[i]),
-			vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))
+		err = cmp.Or(err, vm.kvm.IOEventFD(s.kick.PollFD(), virtioAddr(i)+virtio.QueueNotify, 4, 0))
 	}
 	return err
 }
