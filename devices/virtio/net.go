@@ -11,8 +11,8 @@ import (
 
 const (
 	typeNet       = 1
-	netQueueSize  = 256
-	netHeaderSize = 12 // struct virtio_net_hdr (section 5.1.6)
+	netQueueSize  = 512 // what a TAP holds itself (Linux, TUN_READQ_SIZE)
+	netHeaderSize = 12  // struct virtio_net_hdr (section 5.1.6)
 	netLinkUp     = 1
 
 	// An Ethernet header, and what drivers have room for (section 5.1.6.3.1).

@@ -246,10 +246,10 @@ func TestNetMergeable(t *testing.T) {
 	r.restart()
 	chains = nil
 	frames(60000, 80)
-	add(slices.Repeat([]int{64}, netQueueSize-1)...)
-	step("a queue that is not full", 8, -1)
+	add(slices.Repeat([]int{64}, maxSlices-1)...)
+	step("one slice too few for a read", 8, -1)
 	add(64)
-	step("a full one", 10, 123, 80)
+	step("all that a read takes", 10, 123, 80)
 	r.dropped("mergeable", 1, 0)
 	// The same for one in more pieces than one read takes.
 	r.restart()

@@ -22,8 +22,8 @@ func TestNetConfig(t *testing.T) {
 		}
 	}
 	n := NewNet(nic, testMAC, 0)
-	if i := n.Info(); i.Type != 1 || !slices.Equal(i.Queues, []uint16{256, 256}) || n.PollFD() != -1 || n.Serve() != nil {
-		t.Errorf("Info() = %+v, PollFD() = %d; want type 1, queues [256 256], -1, and Serve to do nothing", i, n.PollFD())
+	if i := n.Info(); i.Type != 1 || !slices.Equal(i.Queues, []uint16{512, 512}) || n.PollFD() != -1 || n.Serve() != nil {
+		t.Errorf("Info() = %+v, PollFD() = %d; want type 1, queues [512 512], -1, and Serve to do nothing", i, n.PollFD())
 	}
 	if err := n.Close(); err != nil || !nic.closed {
 		t.Errorf("Close() = %v, and the NIC is closed: %v; want nil, true", err, nic.closed)
