@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/uvm-monitor/uvm/vmm"
 )
 
 // affinity is the set of CPUs that the process may use, before entry_amd64.s bound
@@ -17,10 +19,20 @@ var affinity unix.CPUSet
 // some have ended.
 const pinnedTime = 20 * time.Millisecond
 
-// unpin lets all threads use all CPUs that uvm was given.
-func unpin() {
-	n := affinity.Count()
-	if n == 0 {
+// unpin lets all threads use all CPUs that uvm was given, and as many goroutines as there
+// are of these run at a time.
+func unpin() { unpinFor(affinity.Count()) }
+
+// busy is how many goroutines of a VM work at a time: its vCPUs, its devices, and one for
+// all the rest. With fewer, one whose system call ends may wait until the runtime's
+// watchman, 10 ms later, finds another in one; more would be memory for nothing, 27 KiB for each of the host's CPUs.
+func busy(cfg *vmm.Config) int {
+	return max(cfg.CPUs, 1) + len(cfg.Nets) + len(cfg.Disks) + len(cfg.Virtio) + 1
+}
+
+// unpinFor is unpin for n goroutines that run at a time.
+func unpinFor(n int) {
+	if affinity.Count() == 0 {
 		return
 	}
 	// Twice, for threads that others have made meanwhile.

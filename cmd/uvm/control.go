@@ -130,7 +130,6 @@ func (c *controller) run(vm *vmm.VM, hub *trace.Hub, cancel context.CancelCauseF
 // outlasted is called when uvm has run for pinnedTime. Before that a timer for the socket would only be one more thing
 // that a short run pays for.
 func (c *controller) outlasted() {
-	unpin()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.lasting = true; c.vm != nil && c.server == nil {

@@ -77,7 +77,11 @@ func (s *settings) run(t *tracer) int {
 	}
 
 	ctx, cancel, ready := interruptible()
-	time.AfterFunc(pinnedTime, ctl.outlasted)
+	threads := busy(&cfg)
+	time.AfterFunc(pinnedTime, func() {
+		unpinFor(threads)
+		ctl.outlasted()
+	})
 	tty := &terminal{}
 	defer tty.restore()
 	// Also where a second signal ends uvm before it gets there by itself.

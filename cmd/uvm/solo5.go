@@ -184,7 +184,8 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 		return 1, solo5Error(err, r)
 	}
 	ctx, _, ready := interruptible()
-	time.AfterFunc(pinnedTime, unpin)
+	threads := busy(&cfg)
+	time.AfterFunc(pinnedTime, func() { unpinFor(threads) })
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		return 1, solo5Error(err, r)
