@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const hugePage = 2 << 20
-
 // Memory is guest memory from guest-physical address 0 on, possibly with a hole
 // where a PC has its devices. Its pages are zero and take no host memory until
 // somebody touches them.
@@ -34,7 +32,7 @@ func NewWithHole(size uint64, hole, holeEnd Addr) (*Memory, error) {
 	}
 	slack := uint64(0)
 	if hole != holeEnd {
-		slack = hugePage - PageSize
+		slack = 2<<20 - PageSize
 	}
 	if size <= uint64(hole) {
 		hole, holeEnd = 0, 0

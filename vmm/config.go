@@ -48,8 +48,11 @@ type Config struct {
 	Virtio  []VirtioDevice
 
 	// NetRing offers the network ring to an hvt guest that has nets, beside its
-	// hypercalls: netring.New(), one for each VM; nil = no ring.
-	NetRing NetRing
+	// hypercalls: netring.New(), one for each VM; nil = no ring. NetRingStock keeps it
+	// from guests with uvm's own note, which do better without, and lets it be given with
+	// kernels that know none.
+	NetRing      NetRing
+	NetRingStock bool
 
 	// Input returns what the guest reads from its console: a pipe, terminal or
 	// file, which stays the caller's. It is called for guests that can read, which

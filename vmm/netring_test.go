@@ -296,6 +296,7 @@ func (brokenRing) Attach(*hypercall.Config) ([]byte, int, error) { return nil, 0
 func TestNetRingConfig(t *testing.T) {
 	netNS(t)
 	makeTap(t, "uvm0", 1500)
+	makeTap(t, "uvm1", 1500)
 	testutil.CheckFDs(t)
 	// Without a net there is none.
 	g := guest{}
@@ -329,6 +330,26 @@ func TestNetRingConfig(t *testing.T) {
 	var ce *ConfigError
 	if _, err := New(cfg); !errors.As(err, &ce) || !strings.Contains(err.Error(), "network ring") {
 		t.Errorf("New of a PC with a network ring = %v; want a ConfigError", err)
+	}
+	// A ring that is for guests without uvm's note, given to each kind.
+	cfg.NetRingStock = true
+	if vm, err := New(cfg); err != nil || vm.Close() != nil {
+		t.Errorf("New of a PC with a network ring for stock guests = %v; want nil", err)
+	}
+	for tap, native := range map[string]bool{"uvm0": false, "uvm1": true} {
+		g := guest{devices: oneNet}
+		g.puts(uint64(gpaBootInfo)+40, 1)
+		g.halt(0)
+		out := runGuest(t, &g, func(c *Config) {
+			withRing(tap)(c)
+			c.NetRingStock = true
+			if native {
+				g.withNote(0)(c)
+			}
+		})
+		if (out[0]&1 == 0) != native {
+			t.Errorf("host_features of a guest with uvm's note (%v), with a ring for stock guests = %#x; want bit 0 to be set in one without it", native, out[0])
+		}
 	}
 }
 

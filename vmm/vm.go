@@ -84,12 +84,9 @@ const (
 // host has changed and nothing stays open. The error is a *ConfigError, a
 // *loader.Error (the kernel) or a *HostError.
 func New(cfg Config) (*VM, error) {
-	vm := &VM{cfg: cfg, log: cfg.Log, timer: devices.NewBootTimer(), done: make(chan struct{}), epoch: time.Now()}
+	vm := &VM{cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)), timer: devices.NewBootTimer(), done: make(chan struct{}), epoch: time.Now()}
 	vm.observing.Store(cfg.Timing)
 	vm.changed.L = &vm.mu
-	if vm.log == nil {
-		vm.log = slog.New(slog.DiscardHandler)
-	}
 	if !cfg.ExecTime.IsZero() {
 		vm.timer.RecordAt(MarkExec, cfg.ExecTime, 0)
 	}
@@ -112,6 +109,9 @@ func (vm *VM) build() error {
 		return err
 	}
 	defer img.Close()
+	if cfg.NetRingStock && (img.Kind != loader.KindHVT || img.Native != nil) {
+		cfg.NetRing = nil
+	}
 	if vm.wake, err = vm.newEvent("wake-up event"); err != nil {
 		return err
 	}

@@ -5,7 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/uvm-monitor/uvm/internal/testutil"
+	"github.com/uvm-monitor/uvm/vmm"
 )
 
 // TestNetRing runs a guest that uses the ring and nothing else where there is one, and ends
@@ -58,6 +61,40 @@ func TestNetRing(t *testing.T) {
 			quit(t, "10.0.0.2")
 			wantQuiet(t, r.wait(), 0, "")
 		})
+	}
+}
+
+// TestSetNetRing: who is offered the ring. Whether a processor is to spare changes from
+// minute to minute, but not the rest of the rule.
+func TestSetNetRing(t *testing.T) {
+	nets := []vmm.Net{{TAP: "tap0"}}
+	for _, tt := range []struct {
+		mode         string
+		nets         []vmm.Net
+		there, stock bool
+	}{
+		{"on", nil, true, false}, {"on", nets, true, false}, {"off", nets, false, false},
+		{"", nil, false, false}, {"auto", nil, false, false}, {"", nets, spareCPU(), spareCPU()}, {"auto", nets, spareCPU(), spareCPU()},
+	} {
+		cfg := vmm.Config{Nets: tt.nets}
+		if err := setNetRing(tt.mode, &cfg); err != nil || (cfg.NetRing != nil) != tt.there || cfg.NetRingStock != tt.stock {
+			t.Errorf("setNetRing(%q) with %d nets = %v, %v, %v; want a ring: %v, for stock guests: %v",
+				tt.mode, len(tt.nets), cfg.NetRing, cfg.NetRingStock, err, tt.there, tt.stock)
+		}
+	}
+}
+
+// TestSpareCPU: a process with one processor has none to spare, and one with very many has.
+func TestSpareCPU(t *testing.T) {
+	defer func(set unix.CPUSet) { affinity = set }(affinity)
+	for n, want := range map[int]bool{0: false, 1: false, 1024: true} {
+		affinity.Zero()
+		for i := range n {
+			affinity.Set(i)
+		}
+		if got := spareCPU(); got != want {
+			t.Errorf("spareCPU() of a process with %d processors = %v; want %v", n, got, want)
+		}
 	}
 }
 

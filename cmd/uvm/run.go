@@ -68,7 +68,7 @@ func (s *settings) run(t *tracer) int {
 			return status
 		}
 	}
-	if cfg.NetRing, err = netRing(s.NetRing, &cfg); err != nil {
+	if err = setNetRing(s.NetRing, &cfg); err != nil {
 		return fail(startStatus(err), "%v", err)
 	}
 	note, status := s.network(&cfg, ports)

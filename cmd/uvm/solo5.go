@@ -179,8 +179,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	if r.noRing {
 		mode = "off"
 	}
-	var err error
-	if cfg.NetRing, err = netRing(mode, &cfg); err != nil {
+	if err := setNetRing(mode, &cfg); err != nil {
 		return 1, solo5Error(err, r)
 	}
 	ctx, _, ready := interruptible()
