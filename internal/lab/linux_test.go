@@ -253,7 +253,7 @@ func (c *linuxCase) job() Job {
 		Name: c.name, Dir: "/vm", Argv: []string{"bash", "-ec", c.script}, Bound: 90 * time.Second, Results: c.results,
 		// The disk is not what it was, nor is the network.
 		Again: !c.disk && c.name != "network" && c.name != "limits",
-		Env:   []string{"BASE=lupine-base", "GENERAL=lupine-general", "DEBIAN=debian", "GUEST=" + guest},
+		Env:   []string{"BASE=lupine-base", "GENERAL=lupine-general", "DEBIAN=debian", "GUEST=" + guest, "RESETS=" + envOr("UVM_LAB_RESETS", "15")},
 		Check: func(t *testing.T, r *Result) {
 			ok := r.Status == 0
 			for _, p := range c.want {

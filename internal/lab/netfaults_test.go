@@ -84,4 +84,42 @@ ip netns del faults
 cat out err`,
 		want: []string{`down and up\nsent \d\d+ frames`, `idle: \d+ ticks`, `not read: \d+ ticks`, `reads again`, `deleted: \d+ ticks`, `lives on`},
 	},
+	{
+		// Drivers give their devices up and take them again, under traffic; UVM_LAB_RESETS
+		// is how often.
+		name: "driver resets", peer: true, init: `cd /sys/bus/virtio/drivers
+blk=$(basename virtio_blk/virtio*)
+net=$(basename virtio_net/virtio*)
+(while true; do dd if=/dev/vda of=/dev/null bs=64k; usleep 20000; done) 2>/dev/null &
+(while true; do peer frames eth0 0 10000; usleep 20000; done) >/dev/null 2>&1 &
+for i in $(seq $resets); do
+	echo reset $i
+	for d in virtio_blk/$blk virtio_net/$net; do
+		echo ${d#*/} >${d%/*}/unbind
+		echo ${d#*/} >${d%/*}/bind
+	done
+	ip link set eth0 up
+done
+echo resets done
+killall peer dd
+ip addr add 10.0.0.2/24 dev eth0
+sha256sum /dev/vda
+ping -c 3 -W 5 10.0.0.1
+reboot -f
+`,
+		script: faultPrologue + `dd if=/dev/urandom of=data.raw bs=64k count=16 2>/dev/null
+$inside ./peer frames tap0 0 10000 >/dev/null &
+flood=$!
+$inside uvm run $GENERAL $GUEST --disk data.raw --net tap0 --cmdline "quiet resets=$RESETS" </dev/null >out 2>err &
+vm=$!
+for i in $(seq 60); do grep -q 'resets done' out && break; sleep 1; done
+kill $flood
+grep -q 'resets done' out || { cat out err; kill $vm; exit 1; }
+wait $vm
+cat out err
+[ -s err ] && exit 1
+grep -q "^$(sha256sum <data.raw | cut -d' ' -f1)  /dev/vda" out && echo the disk is whole
+ip netns del faults`,
+		want: []string{`the disk is whole`, ` 0% packet loss`},
+	},
 }
