@@ -24,8 +24,7 @@ const pinnedTime = 20 * time.Millisecond
 func unpin() { unpinFor(affinity.Count()) }
 
 // busy is how many goroutines of a VM work at a time: its vCPUs, its devices, and one for
-// all the rest. With fewer, one whose system call ends may wait until the runtime's
-// watchman, 10 ms later, finds another in one; more would be memory for nothing, 27 KiB for each of the host's CPUs.
+// all the rest (docs/startup.md).
 func busy(cfg *vmm.Config) int {
 	return max(cfg.CPUs, 1) + len(cfg.Nets) + len(cfg.Disks) + len(cfg.Virtio) + 1
 }
