@@ -111,6 +111,21 @@ func TestBlkSpeed(t *testing.T) {
 	})
 }
 
+// writeRaw puts the figures of a measurement into the file UVM_JSON, if that is set.
+func writeRaw(t *testing.T, raw any) {
+	file := os.Getenv("UVM_JSON")
+	if file == "" {
+		return
+	}
+	b, err := json.MarshalIndent(raw, "", "  ")
+	if err == nil {
+		err = os.WriteFile(file, b, 0o666)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // blkReport prints medians, and what they are of QEMU's best and of bare io_uring.
 func blkReport(t *testing.T, out string) {
 	type sample struct {
@@ -138,15 +153,7 @@ func blkReport(t *testing.T, out string) {
 		key := fmt.Sprint(cache, machine, s.What, s.Depth)
 		rates[key] = append(rates[key], float64(s.Ops)/s.Seconds)
 	}
-	if file := os.Getenv("UVM_JSON"); file != "" {
-		b, err := json.MarshalIndent(raw, "", "  ")
-		if err == nil {
-			err = os.WriteFile(file, b, 0o666)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
+	writeRaw(t, raw)
 	for _, cache := range strings.Fields(envOr("UVM_CACHES", "none writeback")) {
 		for _, f := range blkFigures {
 			median := func(machine string) float64 {

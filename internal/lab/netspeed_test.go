@@ -38,7 +38,7 @@ var netFigures = []struct{ what, name, unit string }{
 // TestNetSpeed measures uvm's virtio-net against that of QEMU's microvm by turns, in
 // one boot of the lab: the same kernel, the same TAP, a fresh VM each time. `make -C
 // bench net` runs it; UVM_ROUNDS is the number of turns, UVM_MS how long each
-// transfer takes. With UVM_ICOUNT=1 time follows instructions.
+// transfer takes, and UVM_JSON a file for the raw figures. With UVM_ICOUNT=1 time follows instructions.
 func TestNetSpeed(t *testing.T) {
 	dir := t.TempDir()
 	kernel, err := LinuxKernel("lupine-general")
@@ -89,13 +89,15 @@ for turn in $(seq $ROUNDS); do
 // machine below the lab is not as fast in one minute as in the next.
 func netReport(t *testing.T, out string) {
 	type figure struct {
-		What          string
-		N             uint64
-		Seconds       float64
-		Exits         float64
+		Machine       string  `json:"machine"`
+		What          string  `json:"what"`
+		N             uint64  `json:"n"` // bytes or frames
+		Seconds       float64 `json:"seconds"`
+		Exits         float64 `json:"exits"`
 		HaltExits     float64 `json:"halt_exits"`
 		IRQInjections float64 `json:"irq_injections"`
 	}
+	var raw []figure
 	rates, exits, irqs := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	machine := ""
 	for _, line := range strings.Split(out, "\n") {
@@ -103,10 +105,11 @@ func netReport(t *testing.T, out string) {
 			machine = m
 			continue
 		}
-		var f figure
+		f := figure{Machine: machine}
 		if json.Unmarshal([]byte(line), &f) != nil || f.Seconds == 0 || f.N == 0 {
 			continue
 		}
+		raw = append(raw, f)
 		unit := float64(f.N) / 1e6 // megabytes
 		if f.What == "S" || f.What == "R" {
 			unit = float64(f.N) / 1e3
@@ -116,6 +119,7 @@ func netReport(t *testing.T, out string) {
 		exits[key] = append(exits[key], f.Exits/unit)
 		irqs[key] = append(irqs[key], f.IRQInjections/unit)
 	}
+	writeRaw(t, raw)
 	median := func(x []float64) float64 {
 		if len(x) == 0 {
 			t.Error("a figure is missing")
