@@ -161,7 +161,7 @@ inside ip link set tap0 up
 inside ./peer tcp-sink 10.0.0.1:5002 >sink &
 sink=$!
 inside uvm run $GENERAL $GUEST --disk bps.raw,bps=2M,burst=500ms --disk iops.raw,iops=20,burst=1ms \
-	--net tap0,bps=1M,burst=10ms --cmdline ip=10.0.0.2::10.0.0.1:255.255.255.0::eth0:off | tee out &
+	--net tap0,bps=1M,burst=10ms --cmdline ip=10.0.0.2::10.0.0.1:255.255.255.0::eth0:off &
 guest=$!
 wait $sink
 until inside ./peer tcp-source 10.0.0.2:5001 500000 2>/dev/null; do sleep 0.2; done
