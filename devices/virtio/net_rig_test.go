@@ -2,6 +2,7 @@ package virtio
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"syscall"
 	"testing"
@@ -79,6 +80,7 @@ type netRig struct {
 	rx, tx *driver
 
 	features uint64 // that the driver accepts
+	rxSize   uint16 // of its receive queue; 0 = the largest
 }
 
 var testMAC = [6]byte{2, 0, 0, 1, 2, 3}
@@ -103,7 +105,7 @@ func newOffloadRig(t testing.TB, features uint64) *netRig {
 // restart gives the device a new driver, with fresh memory for each queue.
 func (r *netRig) restart() {
 	r.n.Reset()
-	r.rx, r.tx = newDriver(r.t, netQueueSize, FeatureVersion1), newDriver(r.t, netQueueSize, FeatureVersion1)
+	r.rx, r.tx = newDriver(r.t, cmp.Or(r.rxSize, netQueueSize), FeatureVersion1), newDriver(r.t, netQueueSize, FeatureVersion1)
 	r.n.Start(FeatureVersion1|netMAC|r.features, []*Queue{r.rx.q, r.tx.q})
 }
 

@@ -264,3 +264,31 @@ func (n *countingNIC) ReadFrame(bufs [][]byte) (int, devices.Errno) {
 	*n.offered = len(bufs)
 	return n.fakeNIC.ReadFrame(bufs)
 }
+
+// TestNetMergeableFull: a frame too long for a whole queue, of a driver that made it shorter
+// than it may be, waits until that is full, and is dropped.
+func TestNetMergeableFull(t *testing.T) {
+	r := newOffloadRig(t, fMergeable)
+	r.rxSize = 256
+	r.restart()
+	r.nic.in = [][]byte{ethernet(60000, 1), ethernet(80, 2)}
+	var chains [][][]byte
+	add := func() {
+		_, in := r.rx.Add(nil, 64)
+		chains = append(chains, in)
+	}
+	for range 255 {
+		add()
+	}
+	r.serve()
+	if frame, _ := r.received(chains); frame != nil || r.n.PollFD() != -1 {
+		t.Errorf("a queue that is not full: a frame of %d bytes, PollFD() = %d; want none, -1", len(frame), r.n.PollFD())
+	}
+	r.dropped("not full", 0, 0)
+	add()
+	r.serve()
+	if frame, _ := r.received(chains); !bytes.Equal(frame, ethernet(80, 2)) {
+		t.Errorf("a full queue: a frame of %d bytes; want the next one, of 80", len(frame))
+	}
+	r.dropped("full", 1, 0)
+}
