@@ -19,18 +19,14 @@ var affinity unix.CPUSet
 // some have ended.
 const pinnedTime = 20 * time.Millisecond
 
-// unpin lets all threads use all CPUs that uvm was given, and as many goroutines as there
-// are of these run at a time.
-func unpin() { unpinFor(affinity.Count()) }
-
 // busy is how many goroutines of a VM work at a time: its vCPUs, its devices, and one for
 // all the rest (docs/startup.md).
 func busy(cfg *vmm.Config) int {
 	return max(cfg.CPUs, 1) + len(cfg.Nets) + len(cfg.Disks) + len(cfg.Virtio) + 1
 }
 
-// unpinFor is unpin for n goroutines that run at a time.
-func unpinFor(n int) {
+// unpin lets all threads use all CPUs that uvm was given, and n goroutines run at a time.
+func unpin(n int) {
 	if affinity.Count() == 0 {
 		return
 	}

@@ -56,7 +56,7 @@ func companionMain(name string) func(args []string) int {
 // runProgram runs a companion with files as its descriptors from 3 up, and returns its status. It says itself what
 // went wrong.
 func runProgram(file string, words []string, files ...*os.File) int {
-	unpin() // it may take long, and would inherit that
+	unpin(affinity.Count()) // it may take long, and would inherit that
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return fail(exitHost, "%v", err)

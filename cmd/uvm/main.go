@@ -85,7 +85,7 @@ func uvmMain(args []string, started time.Time) int {
 		name = "version"
 	}
 	if name != "run" {
-		unpin()
+		unpin(affinity.Count())
 	}
 	for _, c := range commands() {
 		if c.name == name {

@@ -79,7 +79,7 @@ func (s *settings) run(t *tracer) int {
 	ctx, cancel, ready := interruptible()
 	threads := busy(&cfg)
 	time.AfterFunc(pinnedTime, func() {
-		unpinFor(threads)
+		unpin(threads)
 		ctl.outlasted()
 	})
 	tty := &terminal{}

@@ -184,7 +184,7 @@ func (r *solo5Run) start(stderr io.Writer) (int, error) {
 	}
 	ctx, _, ready := interruptible()
 	threads := busy(&cfg)
-	time.AfterFunc(pinnedTime, func() { unpinFor(threads) })
+	time.AfterFunc(pinnedTime, func() { unpin(threads) })
 	vm, err := vmm.New(cfg)
 	if err != nil {
 		return 1, solo5Error(err, r)
